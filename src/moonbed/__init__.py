@@ -1,0 +1,40 @@
+"""Moonbed: a test bed for diffusion and flow models on distributions whose exact law is known.
+
+The names below are imported at their first use; `import moonbed` itself imports neither torch nor diffusers.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Component": "component",
+    "SpecError": "component",
+    "Rng": "rng",
+    "Target": "targets",
+    "Network": "networks",
+    "Schedule": "diffusion",
+    "Prediction": "diffusion",
+    "Objective": "diffusion",
+    "Sampler": "diffusion",
+    "Metric": "metrics",
+    "Training": "experiments",
+    "Experiment": "experiments",
+    "Store": "experiments",
+    "PRESETS": "experiments",
+    "run": "experiments",
+}
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'moonbed' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"moonbed.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

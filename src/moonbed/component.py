@@ -1,0 +1,406 @@
+"""Components: one frozen dataclass is the configuration, the object and the identity.
+
+A *kind* is a direct subclass of `Component` (`Target`, `Network`, `Sampler`, ...); a *member* is a concrete class below
+it. Subclassing is all there is to do: the subclass becomes a frozen, keyword-only dataclass, is registered under its
+class name within its kind, and is validated against its own annotations whenever it is built, in Python, from JSON
+or from the command line alike.
+
+    >>> from moonbed.component import Component
+    >>> class Solver(Component): ...
+    >>> class Heun(Solver):
+    ...     '''Second order.'''
+    ...     steps: Positive = 32
+    >>> Heun(steps=64).spec()
+    {'type': 'Heun', 'steps': 64}
+
+The id of a component is a digest of the canonical JSON of its spec. All fields are hashed, not only changed ones, so a
+default that changes in a later version changes the id. A class from outside the package also hashes its source.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import importlib
+import inspect
+import json
+import pkgutil
+import sys
+import typing
+from abc import ABC
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self, dataclass_transform
+
+from annotated_types import Ge, Gt, Le
+
+__all__ = [
+    "Component",
+    "Fraction",
+    "NonNegative",
+    "NonNegativeInt",
+    "Positive",
+    "PositiveFloat",
+    "SpecError",
+    "discover",
+    "kinds",
+    "members",
+    "nearest",
+    "parse_overrides",
+]
+
+Positive = Annotated[int, Gt(0)]
+NonNegativeInt = Annotated[int, Ge(0)]
+PositiveFloat = Annotated[float, Gt(0)]
+NonNegative = Annotated[float, Ge(0)]
+Fraction = Annotated[float, Ge(0), Le(1)]
+
+
+class SpecError(ValueError):
+    """A configuration that cannot be: every problem at once, each with its place and what is allowed there.
+
+    `problems` is a list of `(place, message)`; the place is a dotted name such as `training.network.width`.
+    """
+
+    def __init__(self, problems: Iterable[tuple[str, str]]) -> None:
+        self.problems = [(place, message) for place, message in problems]
+        super().__init__("; ".join(f"{p}: {m}" if p else m for p, m in self.problems))
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """`'did you mean X? '` where a known name is close to `name`, then the list of all that is known."""
+    known = sorted(known)
+    folded = {k.lower(): k for k in known}
+    close = difflib.get_close_matches(str(name).lower(), folded, n=1, cutoff=0.5)
+    hint = f"did you mean {folded[close[0]]!r}? " if close else ""
+    return f"{hint}known: {', '.join(known) or 'none'}"
+
+
+_REGISTRY: dict[type, dict[str, type]] = {}
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+class Component(ABC):
+    """Base of everything that can stand in a configuration. See the module's docstring."""
+
+    _plugin: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        dataclasses.dataclass(frozen=True, kw_only=True, eq=False)(cls)
+        cls._plugin = not cls.__module__.startswith("moonbed.")
+        if Component in cls.__bases__:
+            _REGISTRY[cls] = {}
+            return
+        family = _REGISTRY[cls.kind()]
+        known = family.get(cls.__name__)
+        if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise SpecError([("", f"{cls.kind().__name__} {cls.__name__!r} exists already, in {known.__module__}")])
+        family[cls.__name__] = cls
+
+    def __post_init__(self) -> None:
+        problems: list[tuple[str, str]] = []
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            try:
+                checked = _adapter(type(self), field.name).validate_python(value)
+            except ValueError as error:
+                problems += _problems(error, field.name)
+            else:
+                object.__setattr__(self, field.name, checked)
+        if not problems:
+            problems = [*self.check()]
+        if problems:
+            raise SpecError(problems)
+
+    def check(self) -> Iterator[tuple[str, str]]:
+        """Yield `(field, message)` for what the types alone cannot rule out. Members may override it."""
+        yield from ()
+
+    # Identity
+
+    def spec(self) -> dict[str, Any]:
+        """The configuration as plain JSON values: `{"type": "Heun", "steps": 32}`."""
+        out: dict[str, Any] = {"type": type(self).__name__}
+        if self._plugin:
+            out["source"] = _source_digest(type(self))
+        out.update({f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)})
+        return out
+
+    @cached_property
+    def id(self) -> str:
+        """16 hexadecimal digits of the SHA-256 of the canonical JSON of `spec()`."""
+        return digest(self.spec())
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.spec() == other.spec()  # type: ignore[attr-defined]
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __str__(self) -> str:
+        return _pretty(self)
+
+    # Parsing
+
+    @classmethod
+    def kind(cls) -> type[Component]:
+        """The kind this class belongs to: the direct subclass of `Component` among its bases."""
+        return next(base for base in cls.__mro__ if Component in base.__bases__)
+
+    @classmethod
+    def parse(cls, data: str | Mapping[str, Any] | Component) -> Self:
+        """Build a member of this kind (or of this class) from a name, a JSON text, a mapping or a ready object.
+
+        Raises `SpecError` naming every unknown type or field and every value of the wrong type, with what is allowed.
+        """
+        if isinstance(data, Component):
+            if isinstance(data, cls):
+                return data
+            raise SpecError([("", f"{type(data).__name__} is a {data.kind().__name__}, not a {cls.__name__}")])
+        if isinstance(data, str):
+            data = _parse_text(data, cls)
+        if not isinstance(data, Mapping):
+            raise SpecError([("", f"{data!r} is no {cls.__name__}; give a name, a JSON object or an instance")])
+        fields = {str(k): v for k, v in data.items()}
+        member = _member(cls, fields.pop("type", None))
+        source = fields.pop("source", None)
+        known = {f.name for f in dataclasses.fields(member)}
+        problems = [(k, f"{member.__name__} has no such field; {nearest(k, known)}") for k in fields if k not in known]
+        missing = [
+            f.name
+            for f in dataclasses.fields(member)
+            if f.name not in fields and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        ]
+        problems += [(name, f"{member.__name__} needs this field") for name in missing]
+        if source is not None and source != (_source_digest(member) if member._plugin else None):
+            problems.append(("source", f"{member.__name__} was written with other source code than the class has now"))
+        if problems:
+            # The values of the known fields are looked at too, so that all mistakes are named at once.
+            for name in known & set(fields):
+                try:
+                    _adapter(member, name).validate_python(fields[name])
+                except ValueError as error:
+                    problems += _problems(error, name)
+            raise SpecError(problems)
+        return member(**fields)  # type: ignore[return-value]
+
+    def replace(self, **dotted: Any) -> Self:
+        """A copy with some fields changed: `spec.replace(**{"sampler.steps": 64})`.
+
+        A text that is no component name is read as JSON where it can be, so that command-line values arrive typed.
+        Raises `SpecError` naming all unknown places and bad values at once.
+        """
+        spec, problems = self.spec(), []
+        for place in sorted(dotted, key=lambda p: p.count(".")):
+            value = dotted[place]
+            try:
+                _assign(type(self), spec, place.split("."), value)
+            except SpecError as error:
+                problems += [(place if not p else p, m) for p, m in error.problems]
+        if problems:
+            raise SpecError(problems)
+        return type(self).parse(spec)
+
+
+# Values as they come from Python, JSON and the command line
+
+
+def parse_overrides(words: Iterable[str]) -> list[dict[str, Any]]:
+    """`["a.b=1,2", "c=x"]` -> `[{"a.b": "1", "c": "x"}, {"a.b": "2", "c": "x"}]`: a sweep over the listed values.
+
+    Commas inside brackets, braces or quotes do not separate. Raises `SpecError` for a word without `=`, an empty value
+    and a name given twice.
+    """
+    out: list[dict[str, Any]] = [{}]
+    for word in words:
+        name, equals, text = word.partition("=")
+        values = _split(text)
+        if not (equals and name and all(values)):
+            raise SpecError([(word, "write name=value, or name=value,value to sweep")])
+        if name in out[0]:
+            raise SpecError([(name, "given twice; list the values behind one name, as in training.seed=0,1")])
+        out = [{**given, name: value} for given in out for value in values]
+    return out
+
+
+def _split(text: str) -> list[str]:
+    parts, depth, quote = [""], 0, False
+    for char in text:
+        quote ^= char == '"'
+        depth += (char in "[{(") - (char in "]})")
+        if char == "," and depth == 0 and not quote:
+            parts.append("")
+        else:
+            parts[-1] += char
+    return [part.strip() for part in parts]
+
+
+def _parse_text(text: str, kind: type[Component]) -> Any:
+    if not text.lstrip().startswith("{"):
+        return {"type": text}
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise SpecError([("", f"{text!r} is neither a {kind.__name__} nor JSON ({error})")]) from None
+
+
+def _assign(owner: type[Component], spec: dict[str, Any], path: list[str], value: Any) -> None:
+    """Put `value` at the dotted `path` of a spec in place; the classes along the way say which names exist."""
+    cls: type[Component] | None = owner
+    for depth, name in enumerate(path):
+        here = ".".join(path[: depth + 1])
+        if cls is not None and name not in (known := [f.name for f in dataclasses.fields(cls)]):
+            raise SpecError([(here, f"{cls.__name__} has no such field; {nearest(name, known)}")])
+        if depth == len(path) - 1:
+            spec[name] = _read(value)
+            return
+        kind = _kind_in(_hints(cls)[name]) if cls else None
+        inner = spec.get(name)
+        if kind is not None and isinstance(inner, str):
+            inner = {"type": inner}
+        elif isinstance(inner, Component):
+            inner = inner.spec()
+        if not isinstance(inner, dict):
+            raise SpecError([(here, f"is {inner!r}, which has no field {path[depth + 1]!r}")])
+        try:
+            cls = _member(kind, inner["type"]) if kind else None
+        except SpecError as error:
+            raise SpecError([(here, message) for _, message in error.problems]) from None
+        spec[name] = inner
+        spec = inner
+
+
+def _kind_in(hint: Any) -> type[Component] | None:
+    """The component class that a field's annotation speaks of: `Sampler`, `Averaging | None`."""
+    if isinstance(hint, type) and issubclass(hint, Component):
+        return hint
+    return next(filter(None, map(_kind_in, typing.get_args(hint))), None)
+
+
+def _read(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return None if value == "None" else {"True": True, "False": False}.get(value, value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Component):
+        return value.spec()
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def digest(data: Any) -> str:
+    """16 hexadecimal digits of the SHA-256 of the canonical JSON of `data` (sorted keys, no spaces, no NaN)."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _source_digest(cls: type) -> str:
+    try:
+        module = sys.modules.get(cls.__module__)
+        file = getattr(module, "__file__", None)
+        text = Path(file).read_text(encoding="utf-8") if file else inspect.getsource(cls)
+    except (OSError, TypeError):
+        raise SpecError([("", f"{cls.__name__} has no source to identify it by: define it in a file")]) from None
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _pretty(value: Any, indent: int = 0) -> str:
+    """Python that builds the value again; fields on their own lines where they do not fit on one."""
+    if isinstance(value, Component):
+        parts = [f"{f.name}={_pretty(getattr(value, f.name), indent + 4)}" for f in dataclasses.fields(value)]
+        line = f"{type(value).__name__}({', '.join(parts)})"
+        if "\n" not in line and len(line) + indent <= 96:
+            return line
+        pad = " " * (indent + 4)
+        return f"{type(value).__name__}(\n" + "".join(f"{pad}{part},\n" for part in parts) + " " * indent + ")"
+    if isinstance(value, tuple):
+        inner = ", ".join(_pretty(v, indent) for v in value)
+        return f"({inner},)" if len(value) == 1 else f"({inner})"
+    return repr(value)
+
+
+# The schema: pydantic at the boundary, one adapter a field
+
+
+@cache
+def _adapter(cls: type, name: str) -> Any:
+    from pydantic import ConfigDict, TypeAdapter
+
+    hint = _hints(cls)[name]
+    try:
+        return TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False, extra="forbid"))
+    except Exception as error:
+        raise TypeError(f"{cls.__name__}.{name}: {hint!r} cannot be validated ({error})") from error
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls, include_extras=True)
+
+
+def _component_schema(cls: type[Component], source: Any, handler: Any) -> Any:
+    from pydantic_core import core_schema
+
+    return core_schema.no_info_plain_validator_function(cls.parse)
+
+
+Component.__get_pydantic_core_schema__ = classmethod(_component_schema)  # type: ignore[attr-defined]
+
+
+def _problems(error: ValueError, place: str) -> list[tuple[str, str]]:
+    """Flatten pydantic's errors, and the SpecErrors of nested components within them, to (dotted place, message)."""
+    if isinstance(error, SpecError):
+        return [(f"{place}.{p}" if p else place, m) for p, m in error.problems]
+    out: list[tuple[str, str]] = []
+    for item in error.errors(include_url=False):  # type: ignore[attr-defined]
+        # pydantic names the branch of a union in `loc`; only indices and keys are places a user wrote
+        inner = "".join(f".{part}" for part in item["loc"] if isinstance(part, int))
+        cause = item.get("ctx", {}).get("error")
+        if isinstance(cause, SpecError):
+            out += _problems(cause, place + inner)
+        elif item["type"] != "none_required":
+            out.append((place + inner, f"{item['msg'].lower()}, given {item['input']!r}"))
+    return list(dict.fromkeys(out))
+
+
+# The registry
+
+
+def kinds() -> dict[str, type[Component]]:
+    """Name of a kind -> the kind, as imported so far."""
+    return {kind.__name__: kind for kind in _REGISTRY}
+
+
+def members(kind: type[Component]) -> dict[str, type[Component]]:
+    """Name -> class of the concrete members of a kind; for a kind without abstract methods or members, itself."""
+    found = {name: cls for name, cls in _REGISTRY[kind].items() if not inspect.isabstract(cls)}
+    return dict(sorted(found.items())) or ({} if inspect.isabstract(kind) else {kind.__name__: kind})
+
+
+def _member(cls: type[Component], name: Any) -> type[Component]:
+    known = {n: m for n, m in members(cls.kind()).items() if issubclass(m, cls)}
+    if name is None:
+        if len(known) == 1:
+            return next(iter(known.values()))
+        raise SpecError([("type", f"say which {cls.__name__}; {nearest('', known)}")])
+    if name not in known:
+        raise SpecError([("", f"no {cls.__name__} is called {name!r}; {nearest(name, known)}")])
+    return known[name]
+
+
+def discover(package: str) -> None:
+    """Import every module of a package whose name has no leading underscore: a new file is a new member."""
+    for info in pkgutil.iter_modules(importlib.import_module(package).__path__):
+        if not info.name.startswith("_"):
+            importlib.import_module(f"{package}.{info.name}")

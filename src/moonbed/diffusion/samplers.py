@@ -1,0 +1,112 @@
+"""Samplers: from noise to data along a falling sequence of times.
+
+A sampler is a generator that yields the state after each step, so that the caller may watch, stop or draw it. The first
+state is sigma(1) times standard normal noise; the last one is a denoised point.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from moonbed._lazy import lazy_import
+from moonbed.component import Component, Fraction, Positive
+from moonbed.diffusion.denoisers import Denoiser
+from moonbed.diffusion.schedules import Schedule
+from moonbed.rng import Stream
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = lazy_import("torch")
+
+__all__ = ["Sampler", "Spacing"]
+
+
+class Spacing(Component):
+    """Where a sampler's steps end."""
+
+    @abstractmethod
+    def times(self, schedule: Schedule, steps: int) -> Tensor:
+        """(steps + 1,) float64, falling from 1 to 0."""
+
+
+class UniformTime(Spacing):
+    """Evenly spaced in t."""
+
+    def times(self, schedule: Schedule, steps: int) -> Tensor:  # noqa: D102
+        return torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+
+
+class UniformLogSNR(Spacing):
+    """Evenly spaced in the log signal-to-noise ratio (Lu et al. 2022)."""
+
+    def times(self, schedule: Schedule, steps: int) -> Tensor:  # noqa: D102
+        ends = torch.tensor([1.0, 0.0], dtype=torch.float64)
+        hi, lo = schedule.logsnr(ends).tolist()
+        t = schedule.time(torch.linspace(hi, lo, steps + 1, dtype=torch.float64))
+        t[0], t[-1] = 1, 0
+        return t
+
+
+class Sampler(Component):
+    """Turns noise into samples with a denoiser."""
+
+    steps: Positive = 64
+
+    @abstractmethod
+    def trajectory(self, denoiser: Denoiser, noise: Tensor, stream: Stream) -> Iterator[Tensor]:
+        """Yield the state (n, dim) after each step, from standard normal noise (n, dim); the last one is the sample."""
+
+
+class _Native(Sampler):
+    """Samplers that go through a spacing step by step and end with the denoised point of the last time."""
+
+    spacing: Spacing = UniformLogSNR()
+
+    @abstractmethod
+    def step(self, denoiser: Denoiser, x: Tensor, t: Tensor, u: Tensor, stream: Stream) -> Tensor:
+        """(n, dim): the state at time u < t from the state x at time t."""
+
+    def trajectory(self, denoiser: Denoiser, noise: Tensor, stream: Stream) -> Iterator[Tensor]:  # noqa: D102
+        times = self.spacing.times(denoiser.schedule, self.steps)
+        x = noise * float(denoiser.schedule.sigma(times[0]))
+        for t, u in zip(times, times[1:], strict=False):
+            x = self.step(denoiser, x, t, u, stream)
+            yield x
+        yield denoiser(x, times[-1])
+
+
+class DDIM(_Native):
+    """Denoise, then put part of the noise back (Song et al. 2021, equation 12), for any alpha and sigma.
+
+    eta = 0 is deterministic and first order in the log signal-to-noise ratio; eta = 1 is the ancestral sampler of DDPM.
+    """
+
+    eta: Fraction = 0.0
+
+    def step(self, denoiser: Denoiser, x: Tensor, t: Tensor, u: Tensor, stream: Stream) -> Tensor:  # noqa: D102
+        schedule = denoiser.schedule
+        a, s, b, r = schedule.alpha(t), schedule.sigma(t), schedule.alpha(u), schedule.sigma(u)
+        fresh = self.eta * r * torch.sqrt(1 - (a * r / (b * s)) ** 2)
+        kept = torch.sqrt(r**2 - fresh**2)
+        x = denoiser.combine(x, t, kept / s, b - kept * a / s)
+        return x + float(fresh) * stream.normal(x.shape).to(x) if self.eta else x
+
+
+class Euler(_Native):
+    """The probability-flow ODE dx/dt = velocity by Euler's method: first order."""
+
+    def step(self, denoiser: Denoiser, x: Tensor, t: Tensor, u: Tensor, stream: Stream) -> Tensor:  # noqa: D102
+        return x + float(u - t) * denoiser.velocity(x, t)
+
+
+class Heun(_Native):
+    """The probability-flow ODE by Heun's method: second order, two evaluations a step."""
+
+    def step(self, denoiser: Denoiser, x: Tensor, t: Tensor, u: Tensor, stream: Stream) -> Tensor:  # noqa: D102
+        slope = denoiser.velocity(x, t)
+        ahead = denoiser.velocity(x + float(u - t) * slope, u)
+        return x + float(u - t) / 2 * (slope + ahead)

@@ -1,0 +1,82 @@
+"""The torch modules behind the networks; imported when one is built."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+from torch import Tensor, nn
+
+
+class TimestepModule(nn.Module):
+    """c_noise (n,) -> (n, width) through diffusers' `Timesteps` and `TimestepEmbedding`."""
+
+    def __init__(self, channels: int, width: int, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+        self.sinusoids = Timesteps(channels, flip_sin_to_cos=True, downscale_freq_shift=0)
+        self.mlp = TimestepEmbedding(channels, width)
+
+    def forward(self, c_noise: Tensor) -> Tensor:  # noqa: D102
+        return self.mlp(self.sinusoids(self.scale * c_noise))
+
+
+def zero(linear: nn.Linear) -> nn.Linear:
+    """The layer with weights and bias set to zero."""
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
+class MLPModule(nn.Module):
+    """See `moonbed.networks.mlp.MLP`."""
+
+    def __init__(self, dim: int, hidden: Sequence[int], embedding: nn.Module, width: int) -> None:
+        super().__init__()
+        self.embedding = embedding
+        widths = [dim + width, *hidden]
+        layers: list[nn.Module] = []
+        for a, b in zip(widths, widths[1:], strict=False):
+            layers += [nn.Linear(a, b), nn.SiLU()]
+        self.layers = nn.Sequential(*layers, zero(nn.Linear(widths[-1], dim)))
+
+    def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:  # noqa: D102
+        emb = self.embedding(c_noise).expand(len(x), -1)
+        return self.layers(torch.cat([x, emb], dim=-1))
+
+
+class ResidualBlock(nn.Module):
+    """One block of `moonbed.networks.residual.Residual`."""
+
+    def __init__(self, width: int, dropout: float, emb_width: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.time = nn.Linear(emb_width, width)
+        self.linear1 = nn.Linear(width, width)
+        self.dropout = nn.Dropout(dropout)
+        self.norm2 = nn.LayerNorm(width)
+        self.linear2 = zero(nn.Linear(width, width))
+        self.act = nn.SiLU()
+
+    def forward(self, h: Tensor, emb: Tensor) -> Tensor:  # noqa: D102
+        inner = self.dropout(self.linear1(self.act(self.norm1(h) + self.time(emb))))
+        return h + self.linear2(self.act(self.norm2(inner)))
+
+
+class ResidualModule(nn.Module):
+    """See `moonbed.networks.residual.Residual`."""
+
+    def __init__(self, dim: int, width: int, blocks: int, dropout: float, embedding: nn.Module, emb_width: int) -> None:
+        super().__init__()
+        self.embedding = embedding
+        self.stem = nn.Linear(dim, width)
+        self.blocks = nn.ModuleList([ResidualBlock(width, dropout, emb_width) for _ in range(blocks)])
+        self.head = nn.Sequential(nn.LayerNorm(width), nn.SiLU(), zero(nn.Linear(width, dim)))
+
+    def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:  # noqa: D102
+        emb = self.embedding(c_noise)
+        h = self.stem(x)
+        for block in self.blocks:
+            h = block(h, emb)
+        return self.head(h)
