@@ -25,6 +25,7 @@ import hashlib
 import importlib
 import inspect
 import json
+import math
 import pkgutil
 import sys
 import typing
@@ -79,6 +80,7 @@ def nearest(name: object, known: Iterable[str]) -> str:
 
 
 _REGISTRY: dict[type, dict[str, type]] = {}
+_RESERVED = frozenset({"type", "source", "id", "spec", "check", "kind", "parse", "replace"})
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
@@ -86,9 +88,13 @@ class Component(ABC):
     """Base of everything that can stand in a configuration. See the module's docstring."""
 
     _plugin: ClassVar[bool] = False
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        taken = [name for name in cls.__dict__.get("__annotations__", {}) if name in _RESERVED]
+        if taken:
+            raise SpecError([(name, f"{cls.__name__}.{name}: every component has this name already") for name in taken])
         dataclasses.dataclass(frozen=True, kw_only=True, eq=False)(cls)
         cls._plugin = not cls.__module__.startswith("moonbed.")
         if Component in cls.__bases__:
@@ -105,7 +111,7 @@ class Component(ABC):
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             try:
-                checked = _adapter(type(self), field.name).validate_python(value)
+                checked = _checked(type(self), field.name, value)
             except ValueError as error:
                 problems += _problems(error, field.name)
             else:
@@ -135,13 +141,16 @@ class Component(ABC):
         return digest(self.spec())
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self.spec() == other.spec()  # type: ignore[attr-defined]
+        return type(self) is type(other) and self.id == other.id
 
     def __hash__(self) -> int:
         return hash(self.id)
 
     def __str__(self) -> str:
         return _pretty(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # without what is cached
 
     # Parsing
 
@@ -179,9 +188,9 @@ class Component(ABC):
             problems.append(("source", f"{member.__name__} was written with other source code than the class has now"))
         if problems:
             # The values of the known fields are looked at too, so that all mistakes are named at once.
-            for name in known & set(fields):
+            for name in [name for name in fields if name in known]:
                 try:
-                    _adapter(member, name).validate_python(fields[name])
+                    _checked(member, name, fields[name])
                 except ValueError as error:
                     problems += _problems(error, name)
             raise SpecError(problems)
@@ -199,10 +208,14 @@ class Component(ABC):
             try:
                 _assign(type(self), spec, place.split("."), value)
             except SpecError as error:
-                problems += [(place if not p else p, m) for p, m in error.problems]
+                problems += [(p or place, m) for p, m in error.problems]
+        try:
+            changed = type(self).parse(spec)
+        except SpecError as error:
+            raise SpecError(dict.fromkeys(problems + error.problems)) from None
         if problems:
             raise SpecError(problems)
-        return type(self).parse(spec)
+        return changed
 
 
 # Values as they come from Python, JSON and the command line
@@ -230,7 +243,7 @@ def _split(text: str) -> list[str]:
     parts, depth, quote = [""], 0, False
     for char in text:
         quote ^= char == '"'
-        depth += (char in "[{(") - (char in "]})")
+        depth += 0 if quote else (char in "[{(") - (char in "]})")
         if char == "," and depth == 0 and not quote:
             parts.append("")
         else:
@@ -255,7 +268,7 @@ def _assign(owner: type[Component], spec: dict[str, Any], path: list[str], value
         if cls is not None and name not in (known := [f.name for f in dataclasses.fields(cls)]):
             raise SpecError([(here, f"{cls.__name__} has no such field; {nearest(name, known)}")])
         if depth == len(path) - 1:
-            spec[name] = _read(value)
+            spec[name] = _read(value, _hints(cls)[name] if cls else None)
             return
         kind = _kind_in(_hints(cls)[name]) if cls else None
         inner = spec.get(name)
@@ -280,13 +293,14 @@ def _kind_in(hint: Any) -> type[Component] | None:
     return next(filter(None, map(_kind_in, typing.get_args(hint))), None)
 
 
-def _read(value: Any) -> Any:
+def _read(value: Any, hint: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
+        read = json.loads(value)
     except ValueError:
-        return None if value == "None" else {"True": True, "False": False}.get(value, value)
+        read = {"None": None, "True": True, "False": False}.get(value, value)
+    return value if hint is str and not isinstance(read, str) else read
 
 
 def _plain(value: Any) -> Any:
@@ -299,12 +313,24 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+def _is_plain(value: Any) -> bool:
+    """Whether `_plain` turns the value into JSON."""
+    if isinstance(value, Mapping):
+        return all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value is None or isinstance(value, Component | str | int | Path)
+
+
 def digest(data: Any) -> str:
     """16 hexadecimal digits of the SHA-256 of the canonical JSON of `data` (sorted keys, no spaces, no NaN)."""
     text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+@cache  # of the code as it was loaded: the file may be edited while it runs
 def _source_digest(cls: type) -> str:
     try:
         module = sys.modules.get(cls.__module__)
@@ -338,10 +364,21 @@ def _adapter(cls: type, name: str) -> Any:
     from pydantic import ConfigDict, TypeAdapter
 
     hint = _hints(cls)[name]
+    plain = isinstance(hint, type) and issubclass(hint, Component)  # pydantic takes no config beside a class's own
     try:
-        return TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False, extra="forbid"))
+        return TypeAdapter(hint) if plain else TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False))
     except Exception as error:
         raise TypeError(f"{cls.__name__}.{name}: {hint!r} cannot be validated ({error})") from error
+
+
+def _checked(cls: type, name: str, value: Any) -> Any:
+    """The value of a field, validated. Raises pydantic's ValidationError, or SpecError."""
+    checked = _adapter(cls, name).validate_python(value)
+    if isinstance(value, bool) and not isinstance(checked, bool):
+        raise SpecError([("", f"input should be a number, given {value!r}")])
+    if not _is_plain(checked):
+        raise SpecError([("", f"input should be plain JSON values, given {value!r}")])
+    return checked
 
 
 @cache
@@ -383,9 +420,9 @@ def kinds() -> dict[str, type[Component]]:
 
 
 def members(kind: type[Component]) -> dict[str, type[Component]]:
-    """Name -> class of the concrete members of a kind; for a kind without abstract methods or members, itself."""
-    found = {name: cls for name, cls in _REGISTRY[kind].items() if not inspect.isabstract(cls)}
-    return dict(sorted(found.items())) or ({} if inspect.isabstract(kind) else {kind.__name__: kind})
+    """Name -> class of the concrete members of a kind, itself among them where it has no abstract method."""
+    found = {kind.__name__: kind, **_REGISTRY[kind]}
+    return {name: cls for name, cls in sorted(found.items()) if not inspect.isabstract(cls)}
 
 
 def _member(cls: type[Component], name: Any) -> type[Component]:

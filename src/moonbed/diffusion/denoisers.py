@@ -77,7 +77,7 @@ class Learned(Denoiser):
         c_in, c_noise = self.prediction.c_in(self.schedule, t), self.prediction.c_noise(self.schedule, t)
         return self.network(column(c_in, x_t) * x_t, c_noise.reshape(-1).to(x_t))
 
-    def combine(self, x_t: Tensor, t: Tensor, w_x: Tensor | float, w_d: Tensor | float) -> Tensor:  # noqa: D102
+    def combine(self, x_t: Tensor, t: Tensor, w_x: Tensor | float, w_d: Tensor | float) -> Tensor:
         c_skip, c_out = self.prediction.scalings(self.schedule, t)
         return column(w_x + w_d * c_skip, x_t) * x_t + column(w_d * c_out, x_t) * self.raw(x_t, t)
 
@@ -88,7 +88,7 @@ class Exact(Denoiser):
     def __init__(self, law: Law, schedule: Schedule) -> None:
         self.law, self.schedule = law, schedule
 
-    def combine(self, x_t: Tensor, t: Tensor, w_x: Tensor | float, w_d: Tensor | float) -> Tensor:  # noqa: D102
+    def combine(self, x_t: Tensor, t: Tensor, w_x: Tensor | float, w_d: Tensor | float) -> Tensor:
         if t.numel() != 1:
             raise ValueError(f"Exact denoises one time for all points, given {t.numel()} times")
         a, s = float(self.schedule.alpha(t)), float(self.schedule.sigma(t))

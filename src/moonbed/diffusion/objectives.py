@@ -2,8 +2,8 @@
 
     loss = weight(t) |F - F*|²/dim,   t from a distribution of times,   F* = the raw output that would give x_0
 
-Plain squared error on F is the x_0 loss weighted by 1/c_out², so an objective is a weight and a distribution of times, and
-does not depend on the prediction. A weight of one is "the simple loss" of whatever the network predicts.
+Plain squared error on F is the x_0 loss weighted by 1/c_out², so an objective is a weight and a distribution of times,
+and does not depend on the prediction. A weight of one is "the simple loss" of whatever the network predicts.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Times(Component):
 class Uniform(Times):
     """Uniform on [0, 1)."""
 
-    def sample(self, n: int, stream: Stream) -> Tensor:  # noqa: D102
+    def sample(self, n: int, stream: Stream) -> Tensor:
         return stream.uniform((n,), torch.float64)
 
 
@@ -46,7 +46,7 @@ class Discrete(Times):
 
     steps: Positive = 1000
 
-    def sample(self, n: int, stream: Stream) -> Tensor:  # noqa: D102
+    def sample(self, n: int, stream: Stream) -> Tensor:
         return stream.integers(self.steps, (n,)).to(torch.float64) / max(1, self.steps - 1)
 
 
@@ -61,7 +61,7 @@ class Weight(Component):
 class Natural(Weight):
     """1: the plain squared error of what the network predicts."""
 
-    def __call__(self, schedule: Schedule, t: Tensor) -> Tensor | float:  # noqa: D102
+    def __call__(self, schedule: Schedule, t: Tensor) -> Tensor | float:
         return 1.0
 
 
@@ -71,7 +71,7 @@ class P2(Weight):
     k: NonNegative = 1.0
     gamma: NonNegative = 1.0
 
-    def __call__(self, schedule: Schedule, t: Tensor) -> Tensor | float:  # noqa: D102
+    def __call__(self, schedule: Schedule, t: Tensor) -> Tensor | float:
         return (self.k + torch.exp(schedule.logsnr(t))) ** -self.gamma
 
 

@@ -44,14 +44,14 @@ class Prediction(Component):
 class X0(Prediction):
     """F = x0_hat."""
 
-    def scalings(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
+    def scalings(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
         return torch.zeros_like(t), torch.ones_like(t)
 
 
 class Epsilon(Prediction):
     """F = eps_hat (Ho et al. 2020): x0_hat = (x_t - sigma F)/alpha."""
 
-    def scalings(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
+    def scalings(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
         a, s = schedule.alpha(t), schedule.sigma(t)
         return 1 / a, -s / a
 
@@ -59,7 +59,7 @@ class Epsilon(Prediction):
 class V(Prediction):
     """F = v = alpha eps - sigma x_0 (Salimans & Ho 2022), for any alpha and sigma."""
 
-    def scalings(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
+    def scalings(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
         a, s = schedule.alpha(t), schedule.sigma(t)
         return a / (a**2 + s**2), -s / (a**2 + s**2)
 
@@ -67,7 +67,7 @@ class V(Prediction):
 class Velocity(Prediction):
     """F = dx_t/dt = alpha' x_0 + sigma' eps (flow matching)."""
 
-    def scalings(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
+    def scalings(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
         a, s = schedule.alpha(t), schedule.sigma(t)
         da, ds = schedule.derivatives(t)
         det = da * s - ds * a
@@ -77,7 +77,7 @@ class Velocity(Prediction):
 class Score(Prediction):
     """F = grad log p_t(x_t) (Song et al. 2021): x0_hat = (x_t + sigma² F)/alpha."""
 
-    def scalings(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
+    def scalings(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
         a, s = schedule.alpha(t), schedule.sigma(t)
         return 1 / a, s**2 / a
 
@@ -87,12 +87,12 @@ class EDM(Prediction):
 
     sigma_data: PositiveFloat = 1.0
 
-    def scalings(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
+    def scalings(self, schedule: Schedule, t: Tensor) -> tuple[Tensor, Tensor]:
         a, s, d = schedule.alpha(t), schedule.sigma(t), self.sigma_data
         total = (a * d) ** 2 + s**2
         return a * d**2 / total, s * d * torch.rsqrt(total)
 
-    def c_in(self, schedule: Schedule, t: Tensor) -> Tensor:  # noqa: D102
+    def c_in(self, schedule: Schedule, t: Tensor) -> Tensor:
         return torch.rsqrt((schedule.alpha(t) * self.sigma_data) ** 2 + schedule.sigma(t) ** 2)
 
     def c_noise(self, schedule: Schedule, t: Tensor) -> Tensor:

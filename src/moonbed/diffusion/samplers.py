@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from moonbed._lazy import lazy_import
@@ -36,14 +37,14 @@ class Spacing(Component):
 class UniformTime(Spacing):
     """Evenly spaced in t."""
 
-    def times(self, schedule: Schedule, steps: int) -> Tensor:  # noqa: D102
+    def times(self, schedule: Schedule, steps: int) -> Tensor:
         return torch.linspace(1, 0, steps + 1, dtype=torch.float64)
 
 
 class UniformLogSNR(Spacing):
     """Evenly spaced in the log signal-to-noise ratio (Lu et al. 2022)."""
 
-    def times(self, schedule: Schedule, steps: int) -> Tensor:  # noqa: D102
+    def times(self, schedule: Schedule, steps: int) -> Tensor:
         ends = torch.tensor([1.0, 0.0], dtype=torch.float64)
         hi, lo = schedule.logsnr(ends).tolist()
         t = schedule.time(torch.linspace(hi, lo, steps + 1, dtype=torch.float64))
@@ -70,10 +71,10 @@ class _Native(Sampler):
     def step(self, denoiser: Denoiser, x: Tensor, t: Tensor, u: Tensor, stream: Stream) -> Tensor:
         """(n, dim): the state at time u < t from the state x at time t."""
 
-    def trajectory(self, denoiser: Denoiser, noise: Tensor, stream: Stream) -> Iterator[Tensor]:  # noqa: D102
+    def trajectory(self, denoiser: Denoiser, noise: Tensor, stream: Stream) -> Iterator[Tensor]:
         times = self.spacing.times(denoiser.schedule, self.steps)
         x = noise * float(denoiser.schedule.sigma(times[0]))
-        for t, u in zip(times, times[1:], strict=False):
+        for t, u in pairwise(times):
             x = self.step(denoiser, x, t, u, stream)
             yield x
         yield denoiser(x, times[-1])
@@ -87,7 +88,7 @@ class DDIM(_Native):
 
     eta: Fraction = 0.0
 
-    def step(self, denoiser: Denoiser, x: Tensor, t: Tensor, u: Tensor, stream: Stream) -> Tensor:  # noqa: D102
+    def step(self, denoiser: Denoiser, x: Tensor, t: Tensor, u: Tensor, stream: Stream) -> Tensor:
         schedule = denoiser.schedule
         a, s, b, r = schedule.alpha(t), schedule.sigma(t), schedule.alpha(u), schedule.sigma(u)
         fresh = self.eta * r * torch.sqrt(1 - (a * r / (b * s)) ** 2)
@@ -99,14 +100,14 @@ class DDIM(_Native):
 class Euler(_Native):
     """The probability-flow ODE dx/dt = velocity by Euler's method: first order."""
 
-    def step(self, denoiser: Denoiser, x: Tensor, t: Tensor, u: Tensor, stream: Stream) -> Tensor:  # noqa: D102
+    def step(self, denoiser: Denoiser, x: Tensor, t: Tensor, u: Tensor, stream: Stream) -> Tensor:
         return x + float(u - t) * denoiser.velocity(x, t)
 
 
 class Heun(_Native):
     """The probability-flow ODE by Heun's method: second order, two evaluations a step."""
 
-    def step(self, denoiser: Denoiser, x: Tensor, t: Tensor, u: Tensor, stream: Stream) -> Tensor:  # noqa: D102
+    def step(self, denoiser: Denoiser, x: Tensor, t: Tensor, u: Tensor, stream: Stream) -> Tensor:
         slope = denoiser.velocity(x, t)
         ahead = denoiser.velocity(x + float(u - t) * slope, u)
         return x + float(u - t) / 2 * (slope + ahead)

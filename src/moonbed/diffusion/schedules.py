@@ -2,18 +2,20 @@
 
     x_t = alpha(t) x_0 + sigma(t) eps,   t in [0, 1], 0 = data, 1 = noise
 
-alpha and sigma are positive on the closed interval and the signal-to-noise ratio falls. Everything is computed in float64.
-Derivatives come from automatic differentiation, the inverse `time(logsnr)` from bisection; a member gives alpha and sigma.
+alpha and sigma are positive on the closed interval and the signal-to-noise ratio falls. All is computed in float64. A
+member gives alpha and sigma; derivatives come from automatic differentiation, `time(logsnr)` from bisection.
 Reference: Kingma et al. 2021, "Variational Diffusion Models".
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from annotated_types import Gt, Lt
 
 from moonbed._lazy import lazy_import
-from moonbed.component import Component, PositiveFloat
+from moonbed.component import Component
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +24,8 @@ else:
     torch = lazy_import("torch")
 
 __all__ = ["Schedule"]
+
+Margin = Annotated[float, Gt(0), Lt(0.5)]
 
 
 class Schedule(Component):
@@ -65,22 +69,22 @@ class Cosine(Schedule):
     Nichol & Dhariwal 2021 in continuous time; the margin keeps alpha and sigma positive at the ends.
     """
 
-    margin: PositiveFloat = 2e-3
+    margin: Margin = 2e-3
 
-    def alpha(self, t: Tensor) -> Tensor:  # noqa: D102
+    def alpha(self, t: Tensor) -> Tensor:
         return torch.cos(torch.pi / 2 * (self.margin + (1 - 2 * self.margin) * t))
 
-    def sigma(self, t: Tensor) -> Tensor:  # noqa: D102
+    def sigma(self, t: Tensor) -> Tensor:
         return torch.sin(torch.pi / 2 * (self.margin + (1 - 2 * self.margin) * t))
 
 
 class Linear(Schedule):
     """Flow matching (Lipman et al. 2023, Liu et al. 2023): alpha = 1 - u, sigma = u, u = margin + (1 - 2 margin) t."""
 
-    margin: PositiveFloat = 1e-3
+    margin: Margin = 1e-3
 
-    def alpha(self, t: Tensor) -> Tensor:  # noqa: D102
+    def alpha(self, t: Tensor) -> Tensor:
         return 1 - (self.margin + (1 - 2 * self.margin) * t)
 
-    def sigma(self, t: Tensor) -> Tensor:  # noqa: D102
+    def sigma(self, t: Tensor) -> Tensor:
         return self.margin + (1 - 2 * self.margin) * t

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
@@ -18,7 +19,7 @@ class TimestepModule(nn.Module):
         self.sinusoids = Timesteps(channels, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.mlp = TimestepEmbedding(channels, width)
 
-    def forward(self, c_noise: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, c_noise: Tensor) -> Tensor:
         return self.mlp(self.sinusoids(self.scale * c_noise))
 
 
@@ -37,11 +38,11 @@ class MLPModule(nn.Module):
         self.embedding = embedding
         widths = [dim + width, *hidden]
         layers: list[nn.Module] = []
-        for a, b in zip(widths, widths[1:], strict=False):
+        for a, b in pairwise(widths):
             layers += [nn.Linear(a, b), nn.SiLU()]
         self.layers = nn.Sequential(*layers, zero(nn.Linear(widths[-1], dim)))
 
-    def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
         emb = self.embedding(c_noise).expand(len(x), -1)
         return self.layers(torch.cat([x, emb], dim=-1))
 
@@ -59,7 +60,7 @@ class ResidualBlock(nn.Module):
         self.linear2 = zero(nn.Linear(width, width))
         self.act = nn.SiLU()
 
-    def forward(self, h: Tensor, emb: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, h: Tensor, emb: Tensor) -> Tensor:
         inner = self.dropout(self.linear1(self.act(self.norm1(h) + self.time(emb))))
         return h + self.linear2(self.act(self.norm2(inner)))
 
@@ -74,7 +75,7 @@ class ResidualModule(nn.Module):
         self.blocks = nn.ModuleList([ResidualBlock(width, dropout, emb_width) for _ in range(blocks)])
         self.head = nn.Sequential(nn.LayerNorm(width), nn.SiLU(), zero(nn.Linear(width, dim)))
 
-    def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
         emb = self.embedding(c_noise)
         h = self.stem(x)
         for block in self.blocks:

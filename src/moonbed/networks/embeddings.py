@@ -21,7 +21,7 @@ class Timestep(Embedding):
     channels: Positive = 64
     scale: PositiveFloat = 999.0
 
-    def build(self) -> nn.Module:  # noqa: D102
+    def build(self) -> nn.Module:
         from moonbed.networks._modules import TimestepModule
 
         return TimestepModule(self.channels, self.width, self.scale)

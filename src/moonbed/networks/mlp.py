@@ -18,7 +18,7 @@ class MLP(Network):
     hidden: tuple[Positive, ...] = (128, 128)
     embedding: Embedding = Timestep()
 
-    def build(self, dim: int) -> nn.Module:  # noqa: D102
+    def build(self, dim: int) -> nn.Module:
         from moonbed.networks._modules import MLPModule
 
         return MLPModule(dim, self.hidden, self.embedding.build(), self.embedding.width)

@@ -25,7 +25,7 @@ class Residual(Network):
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     embedding: Embedding = Timestep()
 
-    def build(self, dim: int) -> nn.Module:  # noqa: D102
+    def build(self, dim: int) -> nn.Module:
         from moonbed.networks._modules import ResidualModule
 
         return ResidualModule(dim, self.width, self.blocks, self.dropout, self.embedding.build(), self.embedding.width)

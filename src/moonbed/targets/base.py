@@ -1,8 +1,9 @@
 """Targets: distributions whose law is known exactly at every noise level.
 
-The forward process turns data `x_0` into `x_t = alpha x_0 + sigma eps` with standard normal `eps`. If `x_0` is a mixture
-of Gaussians with centres `c_k`, weights `w_k` and common standard deviations `d` (one a coordinate), so is `x_t`: its
-centres are `alpha c_k`, its variances `v = alpha² d² + sigma²`. With the responsibilities `r_k(x) ∝ w_k N(x; alpha c_k, v)`,
+The forward process turns data `x_0` into `x_t = alpha x_0 + sigma eps` with standard normal `eps`. If `x_0` is a
+mixture of Gaussians with centres `c_k`, weights `w_k` and common standard deviations `d` (one a coordinate), so is
+`x_t`: its centres are `alpha c_k`, its variances `v = alpha² d² + sigma²`. With the responsibilities
+`r_k(x) ∝ w_k N(x; alpha c_k, v)`,
 
     log p_t(x) = log sum_k w_k N(x; alpha c_k, v)
     E[x_0 | x_t] = sum_k r_k c_k + alpha d²/v (x_t - alpha sum_k r_k c_k)
@@ -73,15 +74,15 @@ class GaussianMixture(Target):
     def mixture(self) -> Mixture:
         """The mixture itself, at alpha = 1 and sigma = 0."""
 
-    def sample(self, n: int, stream: Stream) -> Tensor:  # noqa: D102
+    def sample(self, n: int, stream: Stream) -> Tensor:
         weights, centres, std = self.mixture
         k = torch.multinomial(weights, n, replacement=True, generator=stream.generator)
         return centres[k] + std * stream.normal((n, self.dim), torch.float64)
 
-    def log_prob(self, x: Tensor, alpha: float = 1.0, sigma: float = 0.0) -> Tensor:  # noqa: D102
+    def log_prob(self, x: Tensor, alpha: float = 1.0, sigma: float = 0.0) -> Tensor:
         return torch.cat([total for _, total, _ in self._blocks(x, alpha, sigma)])
 
-    def denoise(self, x_t: Tensor, alpha: float, sigma: float) -> Tensor:  # noqa: D102
+    def denoise(self, x_t: Tensor, alpha: float, sigma: float) -> Tensor:
         _, centres, std = self.mixture
         gain = alpha * std**2 / (alpha**2 * std**2 + sigma**2)
         out = []
@@ -136,8 +137,8 @@ class Curve(GaussianMixture):
         """Quadrature over all pieces: weights (K,) and raw points (K, dim)."""
         import numpy as np
 
-        u, w = np.polynomial.legendre.leggauss(self.nodes)
-        u, w = torch.from_numpy((u + 1) / 2), torch.from_numpy(w / 2)
+        nodes, weights = np.polynomial.legendre.leggauss(self.nodes)
+        u, w = torch.from_numpy((nodes + 1) / 2), torch.from_numpy(weights / 2)
         points = torch.cat([self.point(u, arc) for arc in range(self.arcs)])
         return w.repeat(self.arcs) / self.arcs, points
 
@@ -154,11 +155,11 @@ class Curve(GaussianMixture):
         return torch.sqrt(weights @ (points - self.mean) ** 2 + self.noise**2)
 
     @cached_property
-    def mixture(self) -> Mixture:  # noqa: D102
+    def mixture(self) -> Mixture:
         weights, points = self._raw
         return Mixture(weights, (points - self.mean) / self.scale, self.noise / self.scale)
 
-    def sample(self, n: int, stream: Stream) -> Tensor:  # noqa: D102
+    def sample(self, n: int, stream: Stream) -> Tensor:
         arc = stream.integers(self.arcs, (n,))
         u = stream.uniform((n,), torch.float64)
         x = torch.empty(n, self.dim, dtype=torch.float64)

@@ -25,6 +25,6 @@ class TwoMoons(Curve):
     arcs: ClassVar[int] = 2
     noise: PositiveFloat = 0.05
 
-    def point(self, u: Tensor, arc: int) -> Tensor:  # noqa: D102
+    def point(self, u: Tensor, arc: int) -> Tensor:
         x, y = torch.cos(math.pi * u), torch.sin(math.pi * u)
         return torch.stack([x, y] if arc == 0 else [1 - x, 0.5 - y], dim=-1)

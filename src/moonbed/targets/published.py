@@ -21,9 +21,9 @@ else:
 class PublishedMoons(Target):
     """scikit-learn's `make_moons`, standardised by its own mean and standard deviation, drawn with a fixed seed.
 
-    Its data sets are not iid: the angles are a regular grid, half the points lie on each moon, and every set of the same
-    size is the same one (`seed`), whatever stream it is asked with. The exact law behind it, which `sample`, `log_prob`
-    and `denoise` speak of, is `TwoMoons(noise)`.
+    Its data sets are not iid: the angles are a regular grid, half the points lie on each moon, and every set of the
+    same size is the same one (`seed`), whatever stream it is asked with. The exact law behind it, which `sample`,
+    `log_prob` and `denoise` speak of, is `TwoMoons(noise)`.
     """
 
     noise: PositiveFloat = 0.05
@@ -34,16 +34,16 @@ class PublishedMoons(Target):
         """The exact law that the grid approximates."""
         return TwoMoons(noise=self.noise)
 
-    def sample(self, n: int, stream: Stream) -> Tensor:  # noqa: D102
+    def sample(self, n: int, stream: Stream) -> Tensor:
         return self.law.sample(n, stream)
 
-    def log_prob(self, x: Tensor, alpha: float = 1.0, sigma: float = 0.0) -> Tensor:  # noqa: D102
+    def log_prob(self, x: Tensor, alpha: float = 1.0, sigma: float = 0.0) -> Tensor:
         return self.law.log_prob(x, alpha, sigma)
 
-    def denoise(self, x_t: Tensor, alpha: float, sigma: float) -> Tensor:  # noqa: D102
+    def denoise(self, x_t: Tensor, alpha: float, sigma: float) -> Tensor:
         return self.law.denoise(x_t, alpha, sigma)
 
-    def dataset(self, n: int, stream: Stream) -> Tensor:  # noqa: D102
+    def dataset(self, n: int, stream: Stream) -> Tensor:
         from sklearn.datasets import make_moons
         from sklearn.preprocessing import StandardScaler
 

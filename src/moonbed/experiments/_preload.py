@@ -1,0 +1,12 @@
+"""What every worker needs, imported once in the process that they are forked from."""
+
+import diffusers
+import sklearn.model_selection
+import sklearn.svm
+import torch
+from diffusers import DDPMScheduler, EulerDiscreteScheduler  # noqa: F401
+from diffusers.models import embeddings  # noqa: F401
+
+import moonbed.experiments  # noqa: F401
+
+__all__ = ["diffusers", "sklearn", "torch"]

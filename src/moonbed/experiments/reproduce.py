@@ -1,0 +1,100 @@
+"""The published ablation, row by row: published value, measured values over seeds, and the floor of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from moonbed.component import SpecError, nearest
+from moonbed.experiments.evaluate import load_floor
+from moonbed.experiments.presets import BUDGETS, CHANGES, PRESETS, PUBLISHED, preset, published
+from moonbed.experiments.run import Failure, Progress, Result, draw_floors, execute
+from moonbed.experiments.spec import Experiment
+from moonbed.experiments.store import Store
+from moonbed.metrics import Metric
+from moonbed.metrics.significance import Floor
+from moonbed.metrics.suites import SUITES
+from moonbed.targets import Target
+
+__all__ = ["Cell", "Row", "plan", "rows"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One metric of one row: values over seeds beside the published value and the floor."""
+
+    metric: Metric
+    values: tuple[float, ...]
+    floor: Floor | None
+    published: float | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One experiment over its seeds; `cells` is keyed by the metric's label."""
+
+    name: str
+    change: str
+    results: tuple[Result, ...]
+    cells: Mapping[str, Cell] = field(default_factory=dict)
+
+    @property
+    def done(self) -> tuple[Result, ...]:
+        """The results that did not diverge."""
+        return tuple(r for r in self.results if r.status == "done")
+
+
+def plan(names: Sequence[str] | None, budget: str, seeds: int | None) -> dict[str, list[Experiment]]:
+    """Row -> its experiments, one a seed. Raises `SpecError` for an unknown row or budget and for no seeds."""
+    if budget not in BUDGETS:
+        raise SpecError([("--budget", f"no budget is called {budget!r}; {nearest(budget, BUDGETS)}")])
+    seeds = BUDGETS[budget].seeds if seeds is None else seeds
+    if seeds < 1:
+        raise SpecError([("--seeds", f"should be at least 1, given {seeds}")])
+    return {
+        name: [
+            published(preset(name)).replace(**BUDGETS[budget].changes, **{"training.seed": seed})
+            for seed in range(seeds)
+        ]
+        for name in (names or PRESETS)
+    }
+
+
+def reproduce(
+    wanted: Mapping[str, list[Experiment]], draws: int, store: Store, device: str = "auto", jobs: int = 1
+) -> Iterator[tuple[str, Progress | Result | Failure]]:
+    """Yield (what it is about, event) while the rows and their floors are computed; then `rows` reads them."""
+    metrics = SUITES["published"]
+    names = {e.id: name for name, group in wanted.items() for e in group}
+    for group, event in execute([e for g in wanted.values() for e in g], metrics, store, device, jobs):
+        yield " + ".join(dict.fromkeys(names[e.id] for e in group)), event
+    for target, n in {(e.training.target, e.n) for group in wanted.values() for e in group}:
+        for event in draw_floors(target, metrics, n, draws, store, jobs):
+            yield "floor", event
+
+
+def rows(
+    results: Mapping[str, Sequence[Result]],
+    metrics: Sequence[Metric],
+    store: Store,
+    changes: Mapping[str, str] = CHANGES,
+) -> list[Row]:
+    """Results by name, as rows with their floors; published values where the metrics are the published ones."""
+    out = []
+    for name, found in results.items():
+        cells = {}
+        done = [r for r in found if r.status == "done"]
+        known = PUBLISHED.get(name, ()) if tuple(metrics) == SUITES["published"] else ()
+        for k, metric in enumerate(metrics):
+            spec = found[0].experiment
+            values = tuple(r.values[metric.id] for r in done)
+            floor = floor_of(store, spec.training.target, metric, spec.n)
+            cells[metric.label] = Cell(metric, values, floor, known[k] if k < len(known) else None)
+        out.append(Row(name, changes.get(name, ""), tuple(found), cells))
+    return out
+
+
+def floor_of(store: Store, target: Target, metric: Metric, n: int) -> Floor | None:
+    """The floor that the store holds, None without draws."""
+    draws = load_floor(store, target, metric, n)
+    return Floor(draws) if draws else None

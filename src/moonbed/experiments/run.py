@@ -1,0 +1,283 @@
+"""Train, sample and evaluate what the store does not hold yet. The device has its one door here."""
+
+from __future__ import annotations
+
+import io
+import platform
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import moonbed
+from moonbed._lazy import lazy_import
+from moonbed.component import SpecError, nearest
+from moonbed.experiments.evaluate import evaluate, exploded, generate, load_floor, null_draw, reference, save_floor
+from moonbed.experiments.plugins import load_file
+from moonbed.experiments.spec import Experiment, Training, grouped
+from moonbed.experiments.store import Store, StoreError, save_spec
+from moonbed.experiments.train import Diverged, State, train
+from moonbed.experiments.workers import Failure, Task, cores, run_tasks
+from moonbed.metrics import Metric
+from moonbed.metrics.suites import SUITES
+from moonbed.targets import Target
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+else:
+    np = lazy_import("numpy")
+    torch = lazy_import("torch")
+
+__all__ = ["Failure", "Progress", "Result", "choose_device", "draw_floors", "execute", "run"]
+
+CHECKPOINT_SECONDS = 5.0
+"""A training under way is saved about this often, and when it is interrupted."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is: `done` of `total` steps of a stage."""
+
+    stage: str
+    done: int
+    total: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of one experiment. `values` is keyed by the id of the metric."""
+
+    experiment: Experiment
+    status: str
+    message: str = ""
+    values: Mapping[str, float] = field(default_factory=dict)
+    exploded: int = 0
+    parameters: int = 0
+    training_seconds: float = 0.0
+    sampling_seconds: float = 0.0
+    folder: str = ""
+
+
+def choose_device(name: str = "auto") -> str:
+    """The torch device for `auto`, `cpu`, `cuda` or `mps`. Raises `SpecError` for other names and missing devices."""
+    found = ["cpu"]
+    if name not in ("cpu", "auto", "cuda", "mps"):
+        raise SpecError([("device", f"no device is called {name!r}; {nearest(name, ['auto', 'cpu', 'cuda', 'mps'])}")])
+    if name != "cpu":
+        found += ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
+    if name == "auto":
+        return found[-1]
+    if name not in found:
+        raise SpecError([("device", f"{name!r} was asked for, but this machine has only: {', '.join(found)}")])
+    return name
+
+
+def run(
+    experiments: Mapping[str, Experiment] | Sequence[Experiment] | Experiment,
+    *,
+    metrics: Sequence[Metric] | str = "default",
+    store: Store | str = "runs",
+    device: str = "auto",
+    jobs: int = 1,
+) -> list[Result]:
+    """Train, sample and evaluate experiments; what the store holds already is not computed again.
+
+    Results come in the order of the experiments. A training that diverges is a result with the status "diverged".
+    Raises `SpecError` for a bad configuration and `StoreError` for a store that cannot be written or is damaged.
+    """
+    if isinstance(experiments, Experiment):
+        experiments = [experiments]
+    wanted = list(experiments.values() if isinstance(experiments, Mapping) else experiments)
+    chosen = SUITES[metrics] if isinstance(metrics, str) else metrics
+    results: dict[str, Result] = {}
+    for _, event in execute(wanted, chosen, Store(store) if isinstance(store, str) else store, device, jobs):
+        if isinstance(event, Failure):
+            raise StoreError(event.message) if not event.trace else RuntimeError(event.trace)
+        if isinstance(event, Result):
+            results[event.experiment.id] = event
+    return [results[experiment.id] for experiment in wanted]
+
+
+def execute(
+    experiments: Sequence[Experiment],
+    metrics: Sequence[Metric],
+    store: Store,
+    device: str = "auto",
+    jobs: int = 1,
+    plugins: Sequence[str] = (),
+) -> Iterator[tuple[list[Experiment], Progress | Result | Failure]]:
+    """Yield (the experiments of one training, event); each experiment gets a `Result`, or its training a `Failure`."""
+    device = choose_device(device)
+    store.check_writable()
+    groups = list(grouped(experiments).values())
+    if jobs > 1:  # the longest first, so that no process is left alone with it at the end
+        groups.sort(key=lambda group: -group[0].training.parameters() * group[0].training.steps)
+    questions = [metric.spec() for metric in metrics]
+    tasks = [
+        Task(_complete, ([e.spec() for e in group], questions, str(store.root), device, tuple(plugins)))
+        for group in groups
+    ]
+    for index, event in run_tasks(tasks, jobs):
+        yield groups[index], event
+
+
+def _complete(
+    specs: list[dict[str, Any]], questions: list[dict[str, Any]], root: str, device: str, plugins: Sequence[str]
+) -> Iterator[Progress | Result]:
+    """All experiments of one training, in a process that may be new."""
+    for path in plugins:
+        load_file(path)
+    group = [Experiment.parse(spec) for spec in specs]
+    metrics = [Metric.parse(spec) for spec in questions]
+    store, training = Store(root), group[0].training
+    with store.lock(training):
+        store.training(training).sweep()
+        yield from _train(store, training, device)
+        for experiment in group:
+            yield from _sample(store, experiment, device)
+            yield from _answer(store, experiment, metrics)
+
+
+def _train(store: Store, training: Training, device: str) -> Iterator[Progress]:
+    folder = store.training(training)
+    if folder.record() is not None:
+        folder.verify()
+        return
+    save_spec(folder, training)
+    state, seconds = State(training, device), 0.0
+    if (kept := folder.load_checkpoint()) is not None:
+        tensors, step, log, seconds = kept
+        state.load(tensors, step, log)
+    clock = saved_at = time.monotonic()
+    status: dict[str, Any] = {"status": "done"}
+    try:
+        for _ in train(training, state):
+            now = time.monotonic()
+            if now - saved_at > CHECKPOINT_SECONDS and state.step < training.steps:
+                folder.save_checkpoint(state.tensors(), state.step, state.log, seconds + now - clock)
+                saved_at = now
+            yield Progress("train", state.step, training.steps, f"loss {state.log[-1]['loss']:.4f}")
+    except Diverged as error:
+        status = {"status": "diverged", "message": f"{error}; kept the weights of step {state.step:,}"}
+    except (KeyboardInterrupt, GeneratorExit):
+        if state.log:
+            folder.save_checkpoint(state.tensors(), state.step, state.log, seconds + time.monotonic() - clock)
+        raise
+    from safetensors.torch import save
+
+    weights = save({k: v.contiguous() for k, v in state.weights_for_sampling().items()})
+    lines = "".join(f'{{"step": {line["step"]}, "loss": {line["loss"]!r}}}\n' for line in state.log)
+    record = {
+        **status,
+        "id": training.id,
+        "step": state.step,
+        "parameters": sum(w.numel() for w in state.weights),
+        "seconds": seconds + time.monotonic() - clock,
+        "device": device,
+        "versions": _versions(),
+    }
+    folder.finish(record, {"weights.safetensors": weights, "log.jsonl": lines.encode()})
+    folder.drop_checkpoint()
+
+
+def _sample(store: Store, experiment: Experiment, device: str) -> Iterator[Progress]:
+    from safetensors.torch import load
+
+    folder, trained = store.experiment(experiment), store.training(experiment.training)
+    if folder.record() is not None:
+        folder.verify()
+        return
+    record = trained.record()
+    if record is None or record["status"] != "done":
+        return
+    save_spec(folder, experiment)
+    start = time.monotonic()
+    x = torch.empty(0)
+    for step, state in enumerate(generate(experiment, load(trained.file("weights.safetensors")), device), 1):
+        x = state
+        if step % 25 == 0:
+            yield Progress("sample", step, experiment.sampler.steps)
+    samples = x.cpu().numpy()
+    data = io.BytesIO()
+    np.save(data, samples)
+    record = {
+        "status": "done",
+        "id": experiment.id,
+        "training": experiment.training.id,
+        "n": experiment.n,
+        "exploded": exploded(samples, reference(experiment)),
+        "seconds": time.monotonic() - start,
+        "device": device,
+        "versions": _versions(),
+    }
+    folder.finish(record, {"samples.npy": data.getvalue()})
+
+
+def _answer(store: Store, experiment: Experiment, metrics: Sequence[Metric]) -> Iterator[Progress | Result]:
+    folder, trained = store.experiment(experiment), store.training(experiment.training).record() or {}
+    common = {
+        "experiment": experiment,
+        "parameters": trained["parameters"],
+        "training_seconds": trained["seconds"],
+        "folder": str(folder.path),
+    }
+    if trained["status"] != "done":
+        yield Result(**common, status="diverged", message=trained["message"])
+        return
+    values = {}
+    for k, (metric, value) in enumerate(evaluate(experiment, folder, metrics)):
+        values[metric.id] = value
+        yield Progress("evaluate", k + 1, len(metrics))
+    record = folder.record() or {}
+    yield Result(
+        **common, status="done", values=values, exploded=record["exploded"], sampling_seconds=record["seconds"]
+    )
+
+
+def draw_floors(
+    target: Target,
+    metrics: Sequence[Metric],
+    n: int,
+    draws: int,
+    store: Store,
+    jobs: int = 1,
+    plugins: Sequence[str] = (),
+) -> Iterator[Progress | Failure]:
+    """Bring the null draws of the metrics, exact samples under the same protocol, up to a number in the store."""
+    held = {metric.id: load_floor(store, target, metric, n) for metric in metrics}
+    missing = [(k, [m for m in metrics if len(held[m.id]) <= k]) for k in range(draws)]
+    missing = [(k, who) for k, who in missing if who]
+    tasks = [Task(_null, (target.spec(), [m.spec() for m in who], n, k, tuple(plugins))) for k, who in missing]
+    fresh: dict[int, list[float]] = {}
+    for index, event in run_tasks(tasks, jobs):
+        if isinstance(event, Failure):
+            yield event
+            continue
+        fresh[index] = event
+        yield Progress("floor", len(fresh), len(tasks))
+    for metric in metrics:
+        values = list(held[metric.id])
+        for index, (k, who) in enumerate(missing):
+            if metric in who and index in fresh and len(values) == k:
+                values.append(fresh[index][who.index(metric)])
+        if len(values) > len(held[metric.id]):
+            save_floor(store, target, metric, n, values)
+
+
+def _null(
+    target: dict[str, Any], questions: list[dict[str, Any]], n: int, k: int, plugins: Sequence[str]
+) -> Iterator[Any]:
+    for path in plugins:
+        load_file(path)
+    yield null_draw(Target.parse(target), [Metric.parse(q) for q in questions], n, k)
+
+
+def _versions() -> dict[str, str]:
+    return {"moonbed": moonbed.__version__, "torch": torch.__version__, "python": platform.python_version()}
+
+
+def default_jobs(tasks: int) -> int:
+    """As many processes as there are cores, and no more than there is work for."""
+    return max(1, min(cores(), tasks))

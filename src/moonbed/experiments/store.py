@@ -1,0 +1,239 @@
+"""The store: one folder a training, named by its id, and in it one folder for each experiment made from it.
+
+    runs/<training id>/training.json          the configuration
+                       log.jsonl              step and mean loss, a line for every 100 steps
+                       weights.safetensors    the weights used for sampling
+                       record.json            written last: what is there, with checksums; no record, not done
+                       checkpoint.json        only while it trains: the step, and which file holds the state
+                       <experiment id>/experiment.json, samples.npy, record.json
+                       <experiment id>/metrics/<metric id>.json
+         floors/<id>.json                     draws of a metric from an exact sampler
+
+A file appears whole or not at all: it is written beside its place, flushed to the disk and renamed. What is read is
+held against its checksum first; a file that does not match is named in a `StoreError` and never used. A lock that the
+system drops when its process dies keeps two processes from the same training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moonbed.component import Component, SpecError, digest
+from moonbed.experiments.spec import Experiment, Training
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Folder", "Store", "StoreError"]
+
+
+class StoreError(RuntimeError):
+    """A folder that cannot be written, or a file that is damaged or missing; the message names it."""
+
+
+class Folder:
+    """A folder of files that are written atomically and read against their checksums."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, name: str, data: bytes) -> str:
+        """Put `data` under `name`, whole or not at all, and return its SHA-256."""
+        target = self.path / name
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}")
+            try:
+                with temporary.open("xb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.replace(target)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+        except OSError as error:
+            raise StoreError(f"cannot write {target}: {error.strerror or error}") from None
+        return hashlib.sha256(data).hexdigest()
+
+    def read(self, name: str, sha256: str | None = None) -> bytes:
+        """The bytes under `name`; `StoreError` if they are not there or not those of the checksum."""
+        path = self.path / name
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise StoreError(f"cannot read {path}: {error.strerror or error}") from None
+        if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
+            raise StoreError(f"{path} is damaged: its checksum differs from the record; remove {self.path} to redo it")
+        return data
+
+    def write_json(self, name: str, data: dict[str, Any]) -> None:
+        """Put a JSON object under `name`, sealed with a checksum of its own."""
+        sealed = {**data, "seal": digest(_finite(data))}
+        self.write(name, (json.dumps(_finite(sealed), indent=2) + "\n").encode())
+
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """The JSON object under `name`, None where there is none; `StoreError` if it is damaged."""
+        path = self.path / name
+        if not path.is_file():
+            return None
+        try:
+            data = json.loads(self.read(name))
+            seal = data.pop("seal")
+            intact = seal == digest(data)
+        except (ValueError, KeyError, AttributeError, TypeError):
+            intact = False
+        if not intact:
+            raise StoreError(f"{path} is damaged: its content does not match its seal; remove it to redo it")
+        return data
+
+    def record(self) -> dict[str, Any] | None:
+        """The record of what is done here, None where it is not done."""
+        return self.read_json("record.json")
+
+    def finish(self, record: dict[str, Any], files: dict[str, bytes]) -> None:
+        """Write the files, then the record with their checksums: from then on the folder is done."""
+        sums = {name: self.write(name, data) for name, data in files.items()}
+        self.write_json("record.json", {**record, "files": sums})
+
+    def file(self, name: str) -> bytes:
+        """The bytes of a file that the record lists, held against its checksum."""
+        record = self.record()
+        if record is None or name not in record["files"]:
+            raise StoreError(f"{self.path / name} is not there: {self.path} is not finished")
+        return self.read(name, record["files"][name])
+
+    def verify(self) -> None:
+        """Hold every file that the record lists against its checksum; `StoreError` names the first that differs."""
+        for name in (self.record() or {"files": {}})["files"]:
+            self.file(name)
+
+    def sweep(self) -> None:
+        """Remove what a killed process left half written. Only for whoever holds the lock."""
+        for path in self.path.rglob(".*.*.????????"):
+            path.unlink(missing_ok=True)
+
+    # The state of a training under way: the pointer is written after the file that it points to.
+
+    def save_checkpoint(
+        self, tensors: dict[str, Tensor], step: int, log: list[dict[str, float]], seconds: float
+    ) -> None:
+        """Keep the state of a training, and drop the one kept before."""
+        from safetensors.torch import save
+
+        name = f"checkpoint-{step}.safetensors"
+        sha256 = self.write(name, save({k: v.contiguous() for k, v in tensors.items()}))
+        self.write_json(
+            "checkpoint.json", {"file": name, "sha256": sha256, "step": step, "log": log, "seconds": seconds}
+        )
+        self._drop(keep=name)
+
+    def load_checkpoint(self) -> tuple[dict[str, Tensor], int, list[dict[str, float]], float] | None:
+        """(tensors, step, log, seconds) of the last checkpoint, None where there is none."""
+        from safetensors.torch import load
+
+        pointer = self.read_json("checkpoint.json")
+        if pointer is None:
+            return None
+        tensors = load(self.read(pointer["file"], pointer["sha256"]))
+        return tensors, pointer["step"], pointer["log"], pointer["seconds"]
+
+    def drop_checkpoint(self) -> None:
+        """Forget the state of a training that is done."""
+        (self.path / "checkpoint.json").unlink(missing_ok=True)
+        self._drop(keep=None)
+
+    def _drop(self, keep: str | None) -> None:
+        for path in self.path.glob("checkpoint-*.safetensors"):
+            if path.name != keep:
+                path.unlink(missing_ok=True)
+
+
+class Store:
+    """All runs under one root folder, `runs` unless said."""
+
+    def __init__(self, root: str | Path = "runs") -> None:
+        self.root = Path(root)
+
+    def training(self, training: Training) -> Folder:
+        """The folder of a training."""
+        return Folder(self.root / training.id)
+
+    def experiment(self, experiment: Experiment) -> Folder:
+        """The folder of an experiment, inside that of its training."""
+        return Folder(self.root / experiment.training.id / experiment.id)
+
+    def floors(self) -> Folder:
+        """The folder of the null draws."""
+        return Folder(self.root / "floors")
+
+    def check_writable(self) -> None:
+        """Raises `StoreError` now rather than after an hour of training."""
+        probe = Folder(self.root)
+        probe.write(".probe", b"")
+        (self.root / ".probe").unlink(missing_ok=True)
+
+    @contextmanager
+    def lock(self, training: Training) -> Iterator[None]:
+        """Hold the training alone; a second process waits here, and finds the work done when it is let in."""
+        from filelock import FileLock
+
+        folder = self.root / training.id
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(folder / ".lock")
+            lock.acquire()
+        except OSError as error:
+            raise StoreError(f"cannot write {folder}: {error.strerror or error}") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def find(self, prefix: str) -> list[tuple[str, Folder]]:
+        """(kind, folder) of the trainings and experiments whose id begins with `prefix`; kind is the class's name."""
+        hits = []
+        for path in [*self.root.glob(f"{prefix}*"), *self.root.glob(f"*/{prefix}*")]:
+            kinds = [k.__name__ for k in (Training, Experiment) if (path / f"{k.__name__.lower()}.json").is_file()]
+            hits += [(kind, Folder(path)) for kind in kinds]
+        return hits
+
+    def runs(self) -> list[tuple[Folder, dict[str, Any]]]:
+        """(folder, record) of all finished experiments, by the time of their record."""
+        paths = sorted(self.root.glob("*/*/record.json"), key=lambda p: p.stat().st_mtime)
+        return [(Folder(p.parent), record) for p in paths if (record := Folder(p.parent).record())]
+
+
+def save_spec(folder: Folder, component: Component) -> None:
+    """Write the configuration of a training or an experiment into its folder."""
+    folder.write_json(f"{type(component).__name__.lower()}.json", {"id": component.id, "spec": component.spec()})
+
+
+def load_spec(folder: Folder, kind: type[Component]) -> Component:
+    """The configuration in a folder. Raises `StoreError` where its id is not the folder's name."""
+    name = f"{kind.__name__.lower()}.json"
+    data = folder.read_json(name)
+    if data is None:
+        raise StoreError(f"{folder.path / name} is missing")
+    try:
+        component = kind.parse(data["spec"])
+    except SpecError as error:
+        raise StoreError(f"{folder.path / name} cannot be read by this version: {error}") from None
+    return component
+
+
+def _finite(data: Any) -> Any:
+    """JSON has no infinity: a float that is not finite becomes None."""
+    if isinstance(data, dict):
+        return {k: _finite(v) for k, v in data.items()}
+    if isinstance(data, list | tuple):
+        return [_finite(v) for v in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data

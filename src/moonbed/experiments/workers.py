@@ -1,0 +1,147 @@
+"""Several tasks at once, one process each.
+
+A task is a function that returns a generator of events, and its arguments. With one job it runs here; with more, each
+task gets a process of its own from a server that has imported torch already. A process that is killed loses nothing
+but its own unsaved work: its task is started again, and goes on from what the store holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from moonbed.component import SpecError
+
+__all__ = ["Failure", "Task", "cores", "run_tasks"]
+
+ATTEMPTS = 3
+"""How often a task is started before its death counts as a failure."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """`function(*args)` returns an iterator of picklable events; both are picklable themselves."""
+
+    function: Callable[..., Iterator[Any]]
+    args: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The last event of a task that raised. `trace` is empty where the message alone says what the user can mend."""
+
+    message: str
+    trace: str = ""
+
+
+def cores() -> int:
+    """Number of processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_tasks(tasks: Sequence[Task], jobs: int) -> Iterator[tuple[int, Any]]:
+    """Yield (index of the task, event) as events come. A task that raises yields a `Failure`; the others go on."""
+    if jobs == 1 or len(tasks) == 1:
+        for index, task in enumerate(tasks):
+            for event in _events(task):
+                yield index, event
+        return
+    yield from _Pool(tasks, jobs).run()
+
+
+def _events(task: Task) -> Iterator[Any]:
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the order of a sum depends on the number of threads, and so do the last bits
+    try:
+        yield from task.function(*task.args)
+    except (SpecError, OSError, RuntimeError, ValueError) as error:
+        known = isinstance(error, SpecError) or type(error).__module__.startswith("moonbed.")
+        yield Failure(str(error) or type(error).__name__, "" if known else traceback.format_exc())
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _child(task: Task, pipe: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        for event in _events(task):
+            pipe.send(event)
+        pipe.send(None)
+    except (KeyboardInterrupt, BrokenPipeError):
+        pass
+
+
+class _Pool:
+    """Processes at work, each with the index of its task."""
+
+    def __init__(self, tasks: Sequence[Task], jobs: int) -> None:
+        method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+        self.context: Any = multiprocessing.get_context(method)
+        if method == "forkserver":
+            self.context.set_forkserver_preload(["moonbed.experiments._preload"])
+        self.tasks, self.jobs = tasks, jobs
+        self.waiting = list(range(len(tasks)))[::-1]
+        self.attempts = [0] * len(tasks)
+        self.running: dict[Connection, tuple[int, Any]] = {}
+
+    def run(self) -> Iterator[tuple[int, Any]]:
+        try:
+            while self.waiting or self.running:
+                while self.waiting and len(self.running) < self.jobs:
+                    self._start(self.waiting.pop())
+                for pipe in wait(list(self.running)):
+                    yield from self._receive(pipe)  # type: ignore[arg-type]
+        finally:
+            self._stop()
+
+    def _start(self, index: int) -> None:
+        ours, theirs = self.context.Pipe(duplex=False)
+        process = self.context.Process(target=_child, args=(self.tasks[index], theirs), daemon=True)
+        process.start()
+        theirs.close()
+        self.attempts[index] += 1
+        self.running[ours] = index, process
+
+    def _receive(self, pipe: Connection) -> Iterator[tuple[int, Any]]:
+        index, process = self.running[pipe]
+        try:
+            event = pipe.recv()
+        except (EOFError, ConnectionError):
+            event = None
+            process.join()
+            if process.exitcode != 0:
+                del self.running[pipe]
+                pipe.close()
+                if self.attempts[index] < ATTEMPTS:
+                    self.waiting.append(index)
+                else:
+                    yield index, Failure(f"its process died {ATTEMPTS} times (exit code {process.exitcode})")
+                return
+        if event is None:
+            del self.running[pipe]
+            pipe.close()
+            process.join()
+        else:
+            yield index, event
+
+    def _stop(self) -> None:
+        """Let the running processes save what they have, then end them."""
+        for _, process in self.running.values():
+            if process.is_alive() and process.pid:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGINT)
+        deadline = time.monotonic() + 10
+        for _, process in self.running.values():
+            process.join(max(0.0, deadline - time.monotonic()))
+            if process.is_alive():
+                process.kill()

@@ -1,0 +1,125 @@
+"""The doubt about a number: its null distribution, its spread over seeds, its interval.
+
+The truth can be sampled, so the law of any metric under a perfect sampler is simulated: draw samples from the exact law,
+evaluate, repeat. These values are its *floor*. With B of them the Monte Carlo p-value of an observed value v is
+
+    p = (1 + #{null >= v}) / (B + 1)
+
+v being one more draw under the null, P(p <= a) <= a holds exactly for every a and B (Phipson and Smyth 2010); the
+smallest p there can be is 1/(B + 1).
+
+Values that are not finite are kept. Nothing is dropped to save a mean: the run that exploded is part of the result.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+__all__ = ["Floor", "Spread", "interval", "spread"]
+
+
+@dataclass(frozen=True)
+class Floor:
+    """Values of one metric for independent draws from the exact law, in its units. Raises ValueError without any.
+
+    Infinite draws take their place in the order. A NaN draw makes mean and quantiles NaN, and in a p-value counts as
+    more extreme than whatever was observed: it can only make p larger.
+    """
+
+    values: tuple[float, ...]
+
+    def __init__(self, values: Iterable[float]) -> None:
+        object.__setattr__(self, "values", tuple(float(value) for value in values))
+        if not self.values:
+            raise ValueError("a floor needs at least one draw from the exact law")
+
+    @property
+    def draws(self) -> int:
+        """How many values there are."""
+        return len(self.values)
+
+    @property
+    def mean(self) -> float:
+        """Their mean: not 0 for a biased metric."""
+        return sum(self.values) / self.draws
+
+    @property
+    def lo(self) -> float:
+        """Their 5 % quantile."""
+        return self.quantile(0.05)
+
+    @property
+    def hi(self) -> float:
+        """Their 95 % quantile."""
+        return self.quantile(0.95)
+
+    def quantile(self, q: float) -> float:
+        """Quantile q in [0, 1], linear between order statistics (NumPy's "linear"); raises ValueError outside."""
+        if not 0 <= q <= 1:
+            raise ValueError(f"q must lie in [0, 1], given {q}")
+        if any(map(math.isnan, self.values)):
+            return math.nan
+        ordered, place = sorted(self.values), q * (self.draws - 1)
+        below, above = ordered[math.floor(place)], ordered[math.ceil(place)]
+        return below if below == above else below + (above - below) * (place - math.floor(place))
+
+    def p_value(self, value: float, lower_is_better: bool | None = True) -> float:
+        """Probability of a value at least as bad if the samples came from the exact law.
+
+        Bad is large with `lower_is_better` True and small with False. None is for a metric whose ideal lies in between,
+        as 1/2 for accuracy: twice the smaller of the two p-values, at most 1, which tests against the null's own place,
+        wherever bias puts it. NaN is as bad as can be, since perfect samples have a value.
+        """
+        if lower_is_better is None:
+            return min(1.0, 2 * min(self.p_value(value, True), self.p_value(value, False)))
+        at_least = sum(not (null < value if lower_is_better else null > value) for null in self.values)
+        if math.isnan(value):
+            at_least = sum(map(math.isnan, self.values))
+        return (1 + at_least) / (self.draws + 1)
+
+
+class Spread(NamedTuple):
+    """Mean over seeds and sample standard deviation (n - 1), None where there is one value."""
+
+    mean: float
+    sd: float | None
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Mean and sample standard deviation. Raises ValueError for no values.
+
+    With values that are not finite the mean is what arithmetic makes of them (one infinite seed: infinite), the
+    standard deviation NaN.
+    """
+    if not len(values):
+        raise ValueError("no values")
+    n, mean = len(values), sum(values) / len(values)
+    if n == 1:
+        return Spread(float(mean), None)
+    if not all(map(math.isfinite, values)):
+        return Spread(float(mean), math.nan)
+    return Spread(float(mean), math.hypot(*(value - mean for value in values)) / math.sqrt(n - 1))
+
+
+def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
+    """Confidence interval of the mean by Student's t, (low, high), or None for fewer than two values.
+
+    Given the differences of two arms by seed it is the paired t interval, which excludes 0 exactly when the paired
+    t-test rejects at 1 - level. It assumes differences that are about normal; for skewed positive values give the
+    differences of logarithms. With values that are not finite there is no such interval: the answer is the whole line,
+    (-inf, inf), which excludes nothing. Raises ValueError for a level outside (0, 1).
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie between 0 and 1, given {level}")
+    if len(values) < 2:
+        return None
+    mean, sd = spread(values)
+    if sd is None or not math.isfinite(sd):
+        return -math.inf, math.inf
+    from scipy.special import stdtrit
+
+    half = float(stdtrit(len(values) - 1, (1 + level) / 2)) * sd / math.sqrt(len(values))
+    return mean - half, mean + half

@@ -1,0 +1,1 @@
+"""The face: tables and figures from stored results."""

@@ -1,0 +1,83 @@
+"""Figures: target beside generated, always on the same axes.
+
+What lies outside the axes is not silently cut off: its number stands in the panel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["Panel", "overview", "pair", "save"]
+
+TARGET, GENERATED = "#0072B2", "#D55E00"  # blue and vermilion of Okabe & Ito: told apart with any colour vision
+SHOWN = 5_000
+
+
+class Panel(NamedTuple):
+    """One scatter plot: a title, points (n, dim), and whether they were generated."""
+
+    title: str
+    points: Any
+    generated: bool
+
+
+def _limits(points: Any) -> tuple[tuple[float, float], tuple[float, float]]:
+    low, high = points[:, :2].min(0), points[:, :2].max(0)
+    pad = 0.15 * (high - low) + 1e-9
+    return (low[0] - pad[0], high[0] + pad[0]), (low[1] - pad[1], high[1] + pad[1])
+
+
+def _draw(axes: Axes, panel: Panel, limits: tuple[tuple[float, float], tuple[float, float]]) -> None:
+    x, y = panel.points[:, 0], panel.points[:, min(1, panel.points.shape[1] - 1)]
+    colour = GENERATED if panel.generated else TARGET
+    axes.scatter(x[:SHOWN], y[:SHOWN], s=2, alpha=0.5, linewidths=0, color=colour, rasterized=True)
+    (left, right), (bottom, top) = limits
+    axes.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")
+    axes.set_title(panel.title, fontsize=9)
+    axes.tick_params(labelsize=7)
+    outside = int((~((x >= left) & (x <= right) & (y >= bottom) & (y <= top))).sum())
+    if outside:
+        text = f"{outside:,} of {len(x):,} outside"
+        axes.text(0.98, 0.02, text, transform=axes.transAxes, ha="right", va="bottom", fontsize=8, color="black")
+
+
+def _panels(panels: Sequence[Panel], columns: int, title: str) -> Figure:
+    from matplotlib.figure import Figure
+
+    count = -(-len(panels) // columns)
+    figure = Figure(figsize=(3.0 * columns, 2.7 * count + 0.4), layout="constrained")
+    limits = _limits(next(p.points for p in panels if not p.generated))
+    grid = figure.subplots(count, columns, squeeze=False, sharex=True, sharey=True)
+    for axes, panel in zip(grid.flat, panels, strict=False):
+        _draw(axes, panel, limits)
+    for axes in list(grid.flat)[len(panels) :]:
+        axes.set_axis_off()
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def pair(title: str, target: Any, samples: Any) -> Figure:
+    """Target beside generated, on the target's axes."""
+    n = f"n = {len(samples):,}"
+    return _panels([Panel(f"target, {n}", target, False), Panel(f"generated, {n}", samples, True)], 2, title)
+
+
+def overview(title: str, target: Any, rows: Sequence[tuple[str, Any]]) -> Figure:
+    """The target and the samples of every row, all on the target's axes."""
+    panels = [Panel("target", target, False), *(Panel(name, samples, True) for name, samples in rows)]
+    return _panels(panels, min(3, len(panels)), title)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure in the format of the path's suffix."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    FigureCanvasAgg(figure)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)

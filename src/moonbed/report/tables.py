@@ -1,0 +1,232 @@
+"""Tables: terminal, CSV, Markdown, LaTeX and JSON, from one list of rows.
+
+Every measured value stands with its spread over seeds and with the floor: the values that a perfect sampler gets under
+the same protocol, as their mean and their 5 % to 95 % range.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from moonbed.metrics.significance import spread
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from moonbed.experiments.reproduce import Cell, Row
+
+__all__ = ["to_csv", "to_json", "to_latex", "to_markdown", "to_terminal"]
+
+
+def number(value: float | None) -> str:
+    """Four significant digits at most, as a reader would write it."""
+    if value is None:
+        return "–"
+    if not math.isfinite(value):
+        return "not finite"
+    return f"{value:.3g}" if abs(value) >= 1000 or 0 < abs(value) < 5e-4 else f"{value:.4f}"
+
+
+def measured(cell: Cell) -> str:
+    """`mean ± sd` over seeds; for one seed the value alone, with its number of seeds said elsewhere."""
+    if not cell.values:
+        return "–"
+    mean, sd = spread(cell.values)
+    return number(mean) if sd is None else f"{number(mean)} ± {number(sd)}"
+
+
+def floor(cell: Cell) -> str:
+    """`5 % .. 95 %` of a perfect sampler."""
+    return "–" if cell.floor is None else f"{number(cell.floor.lo)} .. {number(cell.floor.hi)}"
+
+
+def within_floor(cell: Cell) -> bool:
+    """Whether every seed's value lies where 90 % of the perfect sampler's do."""
+    return (
+        bool(cell.values) and cell.floor is not None and all(cell.floor.lo <= v <= cell.floor.hi for v in cell.values)
+    )
+
+
+def notes(row: Row) -> str:
+    """What a reader must know before believing the numbers of a row."""
+    out = [r.message for r in row.results if r.status == "diverged"]
+    lost = sum(r.exploded for r in row.done)
+    if lost:
+        out.append(f"{lost:,} of {sum(r.experiment.n for r in row.done):,} samples exploded")
+    return "; ".join(dict.fromkeys(out))
+
+
+def seconds(row: Row) -> float:
+    """Mean training time of the row's runs."""
+    return sum(r.training_seconds for r in row.results) / len(row.results)
+
+
+def caption(rows: Sequence[Row]) -> str:
+    """What the numbers are: n, seeds, floor."""
+    first = rows[0].results[0].experiment
+    draws = max((c.floor.draws for r in rows for c in r.cells.values() if c.floor), default=0)
+    return (
+        f"n = {first.n:,} samples a run; measured: mean ± sd over {max(len(r.results) for r in rows)} seed(s); "
+        f"floor: 5 % .. 95 % of {draws} draws of a perfect sampler; ≈ every seed within them"
+    )
+
+
+def to_terminal(rows: Sequence[Row], labels: Sequence[str]) -> Table:
+    """A rich table; each row has a line for the published values, one for the measured ones, one for the floor."""
+    from rich import box
+    from rich.table import Table
+
+    notes_below = "".join(f"\n[red]{row.name}: {note}[/]" for row in rows if (note := notes(row)))
+    table = Table(caption=caption(rows) + notes_below, caption_justify="left", pad_edge=False, box=box.SIMPLE_HEAD)
+    for title in ("row", "", *labels):
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        cells = [row.cells[label] for label in labels]
+        if any(c.published is not None for c in cells):
+            table.add_row(f"[bold]{row.name}", "published", *(number(c.published) for c in cells))
+            head = f"[dim]{row.results[0].parameters:,} p."
+        else:
+            head = f"[bold]{row.name}"
+        marked = (f"{measured(c)}{' [green]≈[/]' if within_floor(c) else ''}" for c in cells)
+        table.add_row(head, "[bold]measured", *(f"[bold]{m}[/]" for m in marked))
+        table.add_row(f"[dim]{seconds(row):.0f} s", "[dim]floor", *(f"[dim]{floor(c)}" for c in cells))
+        table.add_section()
+    return table
+
+
+def flat(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """One dict a row and metric, with every number unrounded."""
+    out = []
+    for row in rows:
+        for label, cell in row.cells.items():
+            mean, sd = spread(cell.values) if cell.values else (None, None)
+            out.append(
+                {
+                    "row": row.name,
+                    "change": row.change,
+                    "metric": label,
+                    "published": cell.published,
+                    "mean": mean,
+                    "sd": sd,
+                    "seeds": len(cell.values),
+                    "diverged": len(row.results) - len(row.done),
+                    "exploded": sum(r.exploded for r in row.done),
+                    "n": row.results[0].experiment.n,
+                    "floor_mean": cell.floor.mean if cell.floor else None,
+                    "floor_lo": cell.floor.lo if cell.floor else None,
+                    "floor_hi": cell.floor.hi if cell.floor else None,
+                    "floor_draws": cell.floor.draws if cell.floor else 0,
+                    "parameters": row.results[0].parameters,
+                    "training_seconds": round(seconds(row), 2),
+                    "note": notes(row),
+                }
+            )
+    return out
+
+
+def to_csv(rows: Sequence[Row]) -> str:
+    """Long form: one line a row and metric."""
+    table = flat(rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(table[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    return text.getvalue()
+
+
+def _wide(rows: Sequence[Row], labels: Sequence[str]) -> list[list[str]]:
+    out = []
+    for row in rows:
+        cells = [row.cells[label] for label in labels]
+        about = [f"{row.results[0].parameters:,}", f"{seconds(row):.0f}", notes(row)]
+        if any(c.published is not None for c in cells):
+            out.append([row.name, "published", *(number(c.published) for c in cells), "", "", ""])
+        out.append([row.name, "measured", *(measured(c) + " ≈" * within_floor(c) for c in cells), *about])
+        out.append([row.name, "floor", *(floor(c) for c in cells), "", "", ""])
+    return out
+
+
+def to_markdown(rows: Sequence[Row], labels: Sequence[str]) -> str:
+    """A Markdown table, its caption above."""
+    head = ["row", "", *labels, "parameters", "training s", "note"]
+    lines = [" | ".join(cell.replace("|", "\\|") for cell in line) for line in (head, *_wide(rows, labels))]
+    lines.insert(1, " | ".join("---" for _ in head))
+    return caption(rows) + "\n\n" + "".join(f"| {line} |\n" for line in lines)
+
+
+_TEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}"}
+_TEX |= {"^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "±": r"$\pm$", "≈": r"$\approx$", "–": "--"}
+_TEX |= {"²": r"$^2$", "|": r"$|$"}
+
+
+def _tex(text: str) -> str:
+    return "".join(_TEX.get(char, char) for char in text)
+
+
+def to_latex(rows: Sequence[Row], labels: Sequence[str]) -> str:
+    """A `tabular` for booktabs, its caption as a comment."""
+    head = ["row", "", *labels, "parameters", "training s", "note"]
+    body, last = [], rows[0].name
+    for line in _wide(rows, labels):
+        if line[0] != last:
+            body.append(r"\midrule")
+            last = line[0]
+        body.append(" & ".join(map(_tex, line)) + r" \\")
+    lines = [
+        f"% {caption(rows)}",
+        rf"\begin{{tabular}}{{ll{'r' * (len(head) - 3)}l}}",
+        r"\toprule",
+        " & ".join(map(_tex, head)) + r" \\",
+        r"\midrule",
+        *body,
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def to_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """One object a row; a number that is not finite is null."""
+    out = []
+    for row in rows:
+        metrics = {
+            label: {
+                "values": [_json(v) for v in cell.values],
+                "published": cell.published,
+                "floor": None
+                if cell.floor is None
+                else {
+                    "mean": _json(cell.floor.mean),
+                    "lo": _json(cell.floor.lo),
+                    "hi": _json(cell.floor.hi),
+                    "draws": cell.floor.draws,
+                },
+            }
+            for label, cell in row.cells.items()
+        }
+        runs = [
+            {
+                "id": r.experiment.id,
+                "training": r.experiment.training.id,
+                "seed": r.experiment.training.seed,
+                "n": r.experiment.n,
+                "status": r.status,
+                "message": r.message,
+                "exploded": r.exploded,
+                "parameters": r.parameters,
+                "training_seconds": r.training_seconds,
+                "sampling_seconds": r.sampling_seconds,
+                "folder": r.folder,
+            }
+            for r in row.results
+        ]
+        out.append({"name": row.name, "change": row.change, "metrics": metrics, "runs": runs})
+    return out
+
+
+def _json(value: float) -> float | None:
+    return value if math.isfinite(value) else None
