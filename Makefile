@@ -1,13 +1,12 @@
 # make run    install into .venv and reproduce the published ablation (quick budget): table, CSV, pictures
 # make test   install with the test extras and run the tests
 # make lint   format, lint and types, as .ci/run does
-# make bench  speed against reference implementations
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint format bench clean
+.PHONY: run test lint format clean
 
 run: $(VENV)/.installed
 	$(BIN)/moonbed reproduce

@@ -12,6 +12,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist, pdist
+from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.metrics.pairwise import rbf_kernel
@@ -128,27 +129,43 @@ def test_sliced_w1_of_a_shift_is_the_shift_times_the_mean_cosine():
 
 def direct_c2st(x, y, model, folds, repeats, seed):
     points, labels = np.concatenate([y, x]), np.array([0] * len(y) + [1] * len(x))
-    aucs, accuracies = [], []
+    aucs, means, accuracies = [], [], []
     for train, test in RepeatedStratifiedKFold(n_splits=folds, n_repeats=repeats, random_state=seed).split(
         points, labels
     ):
         fitted = make_pipeline(StandardScaler(), model).fit(points[train], labels[train])
-        aucs.append(2 * abs(roc_auc_score(labels[test], fitted.decision_function(points[test])) - 0.5))
+        means.append(roc_auc_score(labels[test], fitted.decision_function(points[test])))
+        aucs.append(2 * abs(means[-1] - 0.5))
         accuracies.append(fitted.score(points[test], labels[test]))
-    return np.mean(aucs), np.mean(accuracies)
+    return np.mean(aucs), np.mean(accuracies), 2 * abs(np.mean(means) - 0.5)
 
 
-@pytest.mark.parametrize(("classifier", "model"), [("svm", SVC()), ("logistic", LogisticRegression())])
+MODELS = [
+    ("svm", SVC()),
+    ("logistic", LogisticRegression()),
+    ("boosting", HistGradientBoostingClassifier(early_stopping=False, random_state=0)),
+]
+
+
+@pytest.mark.parametrize(("classifier", "model"), MODELS)
 @pytest.mark.parametrize("shape", [(60, 60, 2), (90, 45, 3), (300, 310, 2)], ids=str)
 @pytest.mark.parametrize("gram", [10_000, 0], ids=["kernel matrix", "no matrix"])
 @pytest.mark.usefixtures("blocks")
 def test_c2st_is_the_pipeline_written_out(classifier, model, shape, gram, monkeypatch):
     monkeypatch.setattr(two_sample, "_GRAM", gram)
     x, y = clouds(*shape)
-    auc, accuracy = direct_c2st(x, y, model, 4, 2, 7)
+    auc, accuracy, mean_auc = direct_c2st(x, y, model, 4, 2, 7)
     options = {"classifier": classifier, "folds": 4, "repeats": 2, "splitter_seed": 7}
     assert value(C2ST(score="auc", **options), x, y) == pytest.approx(auc, rel=1e-6)
     assert value(C2ST(score="accuracy", **options), x, y) == pytest.approx(accuracy, rel=1e-6)
+    assert value(C2ST(score="mean-auc", **options), x, y) == pytest.approx(mean_auc, rel=1e-6)
+
+
+def test_c2st_with_a_constant_coordinate():
+    x, y = (np.column_stack([z, np.ones(80), np.ones(80)]) for z in clouds(80, 80, 1))
+    expected = direct_c2st(x, y, SVC(), 5, 3, 7)
+    ours = [value(C2ST(score=score, splitter_seed=7), x, y) for score in ("auc", "accuracy", "mean-auc")]
+    assert ours == pytest.approx(expected, rel=1e-6)
 
 
 def test_c2st_draws_its_folds_from_the_stream_where_no_seed_is_given():
@@ -233,7 +250,9 @@ def test_what_cannot_be_negative_is_not_and_is_zero_between_equals(pair):
 
 @pytest.mark.parametrize("metric", [MMD(), Energy()], ids=lambda m: m.label)
 def test_u_statistics_are_unbiased_and_signed_under_the_null(metric):
-    values = np.array([value(metric, *(moons(60, 2 * k + j) for j in (0, 1))) for k in range(300)])
+    law = TwoMoons()
+    points = law.sample(2 * 60 * 200, Rng(0).stream("null")).numpy().reshape(200, 2, 60, 2)
+    values = np.array([value(metric, x, y) for x, y in points])
     assert abs(values.mean()) < 4 * values.std() / math.sqrt(len(values))
     assert 0.5 < np.mean(values < 0) < 0.9
 
@@ -284,7 +303,7 @@ def test_shared_work_is_done_once(monkeypatch):
     again = [metric(evaluation) for metric in (MMD(), MMD(root=True), Energy(), Energy(statistic="V"))]
     assert len(passes) == 7
     assert [again[0], again[2]] == first
-    for score in ("auc", "accuracy"):
+    for score in ("auc", "accuracy", "mean-auc"):
         C2ST(score=score)(evaluation)
     assert len(fits) == 15
 
@@ -330,8 +349,11 @@ def test_the_floor_of_the_published_distances():
 def test_exploded_samples_have_values(size, share):
     x, y = clouds(40, 50, 2)
     x[:share] *= size
-    for metric in every_metric():
-        assert math.isfinite(value(metric, x, y)), metric
+    evaluation = Evaluation(x, y, Rng(0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        for metric in every_metric():
+            assert math.isfinite(metric(evaluation)), metric
     assert value(SlicedW1(), x, y) > size / 1000
     assert value(Energy(statistic="V"), x, y) > size / 10_000
     if share > 2:
@@ -390,6 +412,7 @@ def test_where_nothing_can_be_measured():
     assert value(Energy(), same, same) == value(SlicedW1(), same, same) == 0
     assert math.isnan(value(C2ST(), y[:4], y))
     assert math.isfinite(value(C2ST(), y[:5], y))
+    assert math.isfinite(value(C2ST(folds=3), y[:4], y))
     assert value(C2ST(score="auc"), same, same) == 0
 
 
@@ -426,6 +449,7 @@ def test_suites():
         "sliced W1",
         "C2ST 2|AUC-.5|",
         "C2ST accuracy",
+        "C2ST 2|mean AUC-.5|",
         "C2ST 2|AUC-.5| (logistic)",
         "C2ST accuracy (logistic)",
     ]
@@ -436,6 +460,7 @@ def test_only_accuracy_has_its_ideal_in_between():
     assert {m.label for m in every_metric() if m.lower_is_better is not True} == {
         "C2ST accuracy",
         "C2ST accuracy (logistic)",
+        "C2ST accuracy (boosting)",
     }
 
 

@@ -26,6 +26,8 @@ _HOMES = {
     "Store": "experiments",
     "PRESETS": "experiments",
     "run": "experiments",
+    "measure": "experiments",
+    "table": "report",
 }
 __all__ = ["__version__", *_HOMES]
 

@@ -44,11 +44,14 @@ STORE = Path(os.environ.get("MOONBED_STORE", "runs"))
 @app.command
 def run(
     what: str,
+    /,
     *changes: str,
     protocol: Annotated[
         str, Parameter(help="default: iid from the exact law; published: the write-up's own data.")
     ] = "default",
-    metrics: Annotated[str, Parameter(help="Suites or metrics, by name, with commas between them.")] = "",
+    metrics: Annotated[
+        str | None, Parameter(help="Suites or metrics, by name, with commas between them; the protocol's unless said.")
+    ] = None,
     budget: Annotated[
         str | None, Parameter(help="quick or paper; the configuration's own numbers unless said.")
     ] = None,
@@ -63,7 +66,7 @@ def run(
 
     Changes are written `name=value`, with the dotted name of a field; values with commas between them are a sweep.
 
-    Examples:
+    For example:
 
         moonbed run baseline --budget quick
         moonbed run residual sampler.steps=64 training.steps=5000
@@ -71,8 +74,7 @@ def run(
         moonbed run my_idea.py --json
     """
     from moonbed.experiments.presets import BUDGETS, preset, published
-    from moonbed.experiments.reproduce import rows
-    from moonbed.experiments.run import draw_floors, execute
+    from moonbed.experiments.reproduce import follow, rows
     from moonbed.experiments.store import Store
 
     plugins: list[str] = []
@@ -92,16 +94,8 @@ def run(
     _at_least("--draws", draws, 1)
     where, jobs = Store(store), _jobs(jobs)
 
-    name_of = {experiment.id: name for name, experiment in named.items()}
-
-    def events() -> Iterator[tuple[str, Any]]:
-        for group, event in execute(list(named.values()), questions, where, device, jobs, plugins):
-            yield " + ".join(dict.fromkeys(name_of[e.id] for e in group)), event
-        for target, n in {(e.training.target, e.n): None for e in named.values()}:
-            for event in draw_floors(target, questions, n, draws, where, jobs, plugins):
-                yield "floor", event
-
-    results, failures = _follow(events(), quiet)
+    wanted = {name: [experiment] for name, experiment in named.items()}
+    results, failures = _follow(follow(wanted, questions, draws, where, device, jobs, plugins), quiet)
     found = {name: [results[e.id]] for name, e in named.items() if e.id in results}
     table = rows(found, questions, where, changes={}) if found else []
     _print(table, questions, json)
@@ -132,7 +126,7 @@ def reproduce(
 
     Each number stands beside the published one and the floor: what a perfect sampler gets under the same protocol.
 
-    Examples:
+    For example:
 
         moonbed reproduce
         moonbed reproduce --rows baseline,residual --seeds 3
@@ -149,7 +143,7 @@ def reproduce(
     _at_least("--draws", draws, 1)
     where, metrics = Store(store), SUITES["published"]
     _writable(out)
-    results, failures = _follow(job.reproduce(wanted, draws, where, device, _jobs(jobs)), quiet)
+    results, failures = _follow(job.follow(wanted, metrics, draws, where, device, _jobs(jobs)), quiet)
     found = {name: [results[e.id] for e in group if e.id in results] for name, group in wanted.items()}
     table = job.rows({name: group for name, group in found.items() if group}, metrics, where)
     _print(table, metrics, json)
@@ -164,7 +158,7 @@ def reproduce(
 def list_(kind: str | None = None, /, *, store: StoreOption = STORE, json: JsonOption = False) -> int:
     """List what there is: presets, runs, and the members of every kind of component.
 
-    Examples:
+    For example:
 
         moonbed list
         moonbed list presets
@@ -194,10 +188,10 @@ def list_(kind: str | None = None, /, *, store: StoreOption = STORE, json: JsonO
 
 
 @app.command
-def show(name: str, *, store: StoreOption = STORE, json: JsonOption = False) -> int:
+def show(name: str, /, *, store: StoreOption = STORE, json: JsonOption = False) -> int:
     """Print a preset, a component or a stored run (by its id or the beginning of it) as a typed configuration.
 
-    Examples:
+    For example:
 
         moonbed show residual
         moonbed show DDIM
@@ -283,7 +277,7 @@ def _print(table: Sequence[Row], metrics: Sequence[Metric], as_json: bool) -> No
 
         console = Console()
         width = console.width if console.is_terminal else 130
-        Console(width=max(width, 60)).print(tables.to_terminal(table, [m.label for m in metrics][:5]))
+        Console(width=max(width, 60)).print(tables.to_terminal(table, [m.label for m in metrics][:6]))
 
 
 def _write(table: Sequence[Row], metrics: Sequence[Metric], out: Path, store: Any) -> list[str]:
@@ -442,7 +436,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = 2
     except SpecError as error:
         lines = [f"{place}: {message}" if place else message for place, message in error.problems]
-        sys.stderr.write("".join(f"moonbed: {line}\n" for line in lines))
+        sys.stderr.write("".join(f"moonbed: {' '.join(line.split())}\n" for line in lines))
         code = 2
     except KeyboardInterrupt:
         sys.stderr.write("moonbed: interrupted; what was done is kept, and the same command goes on from there\n")

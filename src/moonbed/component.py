@@ -19,6 +19,7 @@ default that changes in a later version changes the id. A class from outside the
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import hashlib
@@ -92,7 +93,7 @@ class Component(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        taken = [name for name in cls.__dict__.get("__annotations__", {}) if name in _RESERVED]
+        taken = [name for name in inspect.get_annotations(cls) if name in _RESERVED]
         if taken:
             raise SpecError([(name, f"{cls.__name__}.{name}: every component has this name already") for name in taken])
         dataclasses.dataclass(frozen=True, kw_only=True, eq=False)(cls)
@@ -105,6 +106,9 @@ class Component(ABC):
         if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
             raise SpecError([("", f"{cls.kind().__name__} {cls.__name__!r} exists already, in {known.__module__}")])
         family[cls.__name__] = cls
+        if cls._plugin:
+            with contextlib.suppress(SpecError):  # it is raised when the class is asked for its spec
+                _source_digest(cls)
 
     def __post_init__(self) -> None:
         problems: list[tuple[str, str]] = []
@@ -330,7 +334,7 @@ def digest(data: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-@cache  # of the code as it was loaded: the file may be edited while it runs
+@cache  # from the time when the class is made: the file may be edited while the code runs
 def _source_digest(cls: type) -> str:
     try:
         module = sys.modules.get(cls.__module__)

@@ -63,6 +63,11 @@ class DiffusersBetas(Schedule):
         return torch.sqrt(torch.sigmoid(-self.logsnr(t)))
 
 
+_OURS = frozenset(
+    {"beta_start", "beta_end", "beta_schedule", "trained_betas", "num_train_timesteps", "prediction_type"}
+)
+
+
 class Diffusers(Sampler):
     """A scheduler of diffusers as the solver, by class name, with its own options.
 
@@ -79,6 +84,8 @@ class Diffusers(Sampler):
     def check(self) -> Iterator[tuple[str, str]]:
         if not self.scheduler.endswith("Scheduler"):
             yield "scheduler", f"{self.scheduler!r} is no diffusers scheduler, as DDPMScheduler or DDIMScheduler are"
+        for name in sorted(_OURS & set(self.options)):
+            yield f"options.{name}", "comes from the schedule of the training, and the model output is eps"
 
     def make(self, schedule: Schedule) -> Any:
         """The scheduler, with its timesteps set. Raises `SpecError` for a name or an option that diffusers lacks, and
@@ -129,8 +136,10 @@ def _misfit(scheduler: Any, betas: Tensor) -> str | None:
     wanted = torch.cumprod(1 - betas.double(), 0)
     if kept is None or kept.shape != wanted.shape or not torch.allclose(kept.double(), wanted, rtol=1e-3, atol=0):
         return "keeps a noise schedule of its own and would not follow the denoiser's"
-    if scheduler.config.get("prediction_type", "epsilon") != "epsilon":
-        return f"is to be given eps here, not {scheduler.config.prediction_type!r}"
+    if kept.max() == 1:
+        return "computes in float32, where the schedule's least noise is none"
+    if scheduler.timesteps[0] < scheduler.timesteps[-1]:
+        return "goes from data to noise"
     needed = [n for n, p in inspect.signature(scheduler.step).parameters.items() if p.default is p.empty]
     return None if needed == ["model_output", "timestep", "sample"] else f"steps with more than eps: {needed}"
 

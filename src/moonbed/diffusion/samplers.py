@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 else:
     torch = lazy_import("torch")
 
-__all__ = ["Sampler", "Spacing"]
+__all__ = ["Sampler", "Spacing", "SteppingSampler"]
 
 
 class Spacing(Component):
@@ -62,7 +62,7 @@ class Sampler(Component):
         """Yield the state (n, dim) after each step, from standard normal noise (n, dim); the last one is the sample."""
 
 
-class _Native(Sampler):
+class SteppingSampler(Sampler):
     """Samplers that go through a spacing step by step and end with the denoised point of the last time."""
 
     spacing: Spacing = UniformLogSNR()
@@ -80,7 +80,7 @@ class _Native(Sampler):
         yield denoiser(x, times[-1])
 
 
-class DDIM(_Native):
+class DDIM(SteppingSampler):
     """Denoise, then put part of the noise back (Song et al. 2021, equation 12), for any alpha and sigma.
 
     eta = 0 is deterministic and first order in the log signal-to-noise ratio; eta = 1 is the ancestral sampler of DDPM.
@@ -97,14 +97,14 @@ class DDIM(_Native):
         return x + float(fresh) * stream.normal(x.shape).to(x) if self.eta else x
 
 
-class Euler(_Native):
+class Euler(SteppingSampler):
     """The probability-flow ODE dx/dt = velocity by Euler's method: first order."""
 
     def step(self, denoiser: Denoiser, x: Tensor, t: Tensor, u: Tensor, stream: Stream) -> Tensor:
         return x + float(u - t) * denoiser.velocity(x, t)
 
 
-class Heun(_Native):
+class Heun(SteppingSampler):
     """The probability-flow ODE by Heun's method: second order, two evaluations a step."""
 
     def step(self, denoiser: Denoiser, x: Tensor, t: Tensor, u: Tensor, stream: Stream) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +70,7 @@ def evaluate(experiment: Experiment, folder: Folder, metrics: Sequence[Metric]) 
             value = float(metric(evaluation))
             folder.write_json(name, {"metric": metric.spec(), "n": experiment.n, "value": value})
         else:
-            value = math.nan if stored["value"] is None else stored["value"]
+            value = float(stored["value"])
         yield metric, value
 
 
@@ -83,7 +82,7 @@ def floor_name(target: Target, metric: Metric, n: int) -> str:
 def load_floor(store: Store, target: Target, metric: Metric, n: int) -> list[float]:
     """The null draws that the store holds, in order of their number."""
     stored = store.floors().read_json(floor_name(target, metric, n))
-    return stored["draws"] if stored else []
+    return [float(value) for value in stored["draws"]] if stored else []
 
 
 def save_floor(store: Store, target: Target, metric: Metric, n: int, draws: Sequence[float]) -> None:

@@ -30,10 +30,9 @@ def load_file(path: str | Path) -> ModuleType:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        if isinstance(error, SpecError):
-            raise
         line = getattr(error, "lineno", None) or _line(error, path)
-        raise SpecError([(f"{path.name}:{line}", f"{type(error).__name__}: {error}")]) from error
+        message = str(error) if isinstance(error, SpecError) else f"{type(error).__name__}: {error}"
+        raise SpecError([(f"{path.name}:{line}", message)]) from error
     return module
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from moonbed.component import SpecError, nearest
 from moonbed.experiments.evaluate import load_floor
 from moonbed.experiments.presets import BUDGETS, CHANGES, PRESETS, PUBLISHED, preset, published
-from moonbed.experiments.run import Failure, Progress, Result, draw_floors, execute
+from moonbed.experiments.run import Failure, Progress, Result, draw_floors, execute, gather, suite
 from moonbed.experiments.spec import Experiment
 from moonbed.experiments.store import Store
 from moonbed.metrics import Metric
@@ -16,7 +17,7 @@ from moonbed.metrics.significance import Floor
 from moonbed.metrics.suites import SUITES
 from moonbed.targets import Target
 
-__all__ = ["Cell", "Row", "plan", "rows"]
+__all__ = ["Cell", "Row", "follow", "measure", "plan", "rows"]
 
 
 @dataclass(frozen=True)
@@ -60,16 +61,21 @@ def plan(names: Sequence[str] | None, budget: str, seeds: int | None) -> dict[st
     }
 
 
-def reproduce(
-    wanted: Mapping[str, list[Experiment]], draws: int, store: Store, device: str = "auto", jobs: int = 1
+def follow(
+    wanted: Mapping[str, Sequence[Experiment]],
+    metrics: Sequence[Metric],
+    draws: int,
+    store: Store,
+    device: str = "auto",
+    jobs: int = 1,
+    plugins: Sequence[str] = (),
 ) -> Iterator[tuple[str, Progress | Result | Failure]]:
-    """Yield (what it is about, event) while the rows and their floors are computed; then `rows` reads them."""
-    metrics = SUITES["published"]
+    """Yield (what it is about, event) while experiments and their floors are computed; then `rows` reads them."""
     names = {e.id: name for name, group in wanted.items() for e in group}
-    for group, event in execute([e for g in wanted.values() for e in g], metrics, store, device, jobs):
+    for group, event in execute([e for g in wanted.values() for e in g], metrics, store, device, jobs, plugins):
         yield " + ".join(dict.fromkeys(names[e.id] for e in group)), event
-    for target, n in {(e.training.target, e.n) for group in wanted.values() for e in group}:
-        for event in draw_floors(target, metrics, n, draws, store, jobs):
+    for target, n in dict.fromkeys((e.training.target, e.n) for group in wanted.values() for e in group):
+        for event in draw_floors(target, metrics, n, draws, store, jobs, plugins):
             yield "floor", event
 
 
@@ -85,6 +91,7 @@ def rows(
         cells = {}
         done = [r for r in found if r.status == "done"]
         known = PUBLISHED.get(name, ()) if tuple(metrics) == SUITES["published"] else ()
+        known = (*known, *known[3:4])  # the same number is published for 2|AUC-.5| and meant for 2|mean AUC-.5|
         for k, metric in enumerate(metrics):
             spec = found[0].experiment
             values = tuple(r.values[metric.id] for r in done)
@@ -98,3 +105,22 @@ def floor_of(store: Store, target: Target, metric: Metric, n: int) -> Floor | No
     """The floor that the store holds, None without draws."""
     draws = load_floor(store, target, metric, n)
     return Floor(draws) if draws else None
+
+
+def measure(
+    experiments: Mapping[str, Experiment | Sequence[Experiment]],
+    *,
+    metrics: Sequence[Metric] | str = "default",
+    draws: int = 24,
+    store: Store | str | Path = "runs",
+    device: str = "auto",
+    jobs: int = 1,
+) -> list[Row]:
+    """Run experiments by name (several of one name are its seeds) and return a row for each, with floors.
+
+    What the store holds is not computed again. Raises as `moonbed.experiments.run.run` does.
+    """
+    wanted = {name: [e] if isinstance(e, Experiment) else list(e) for name, e in experiments.items()}
+    chosen, where = suite(metrics), Store.at(store)
+    found = {r.experiment.id: r for r in gather(follow(wanted, chosen, draws, where, device, jobs))}
+    return rows({name: [found[e.id] for e in group] for name, group in wanted.items()}, chosen, where, changes={})

@@ -5,13 +5,15 @@ from __future__ import annotations
 import io
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import moonbed
 from moonbed._lazy import lazy_import
 from moonbed.component import SpecError, nearest
+from moonbed.diffusion.diffusers_bridge import Diffusers
 from moonbed.experiments.evaluate import evaluate, exploded, generate, load_floor, null_draw, reference, save_floor
 from moonbed.experiments.plugins import load_file
 from moonbed.experiments.spec import Experiment, Training, grouped
@@ -78,7 +80,7 @@ def run(
     experiments: Mapping[str, Experiment] | Sequence[Experiment] | Experiment,
     *,
     metrics: Sequence[Metric] | str = "default",
-    store: Store | str = "runs",
+    store: Store | str | Path = "runs",
     device: str = "auto",
     jobs: int = 1,
 ) -> list[Result]:
@@ -90,14 +92,27 @@ def run(
     if isinstance(experiments, Experiment):
         experiments = [experiments]
     wanted = list(experiments.values() if isinstance(experiments, Mapping) else experiments)
-    chosen = SUITES[metrics] if isinstance(metrics, str) else metrics
-    results: dict[str, Result] = {}
-    for _, event in execute(wanted, chosen, Store(store) if isinstance(store, str) else store, device, jobs):
+    events = execute(wanted, suite(metrics), Store.at(store), device, jobs)
+    results = {r.experiment.id: r for r in gather(events)}
+    return [results[experiment.id] for experiment in wanted]
+
+
+def suite(metrics: Sequence[Metric] | str) -> tuple[Metric, ...]:
+    """The metrics of a suite by its name, or the metrics themselves. Raises `SpecError` for an unknown name."""
+    if not isinstance(metrics, str):
+        return tuple(metrics)
+    if metrics not in SUITES:
+        raise SpecError([("metrics", f"no suite is called {metrics!r}; {nearest(metrics, SUITES)}")])
+    return SUITES[metrics]
+
+
+def gather(events: Iterable[tuple[Any, Progress | Result | Failure]]) -> Iterator[Result]:
+    """The results among events. Raises `StoreError` at a failure that its message explains, RuntimeError at another."""
+    for _, event in events:
         if isinstance(event, Failure):
             raise StoreError(event.message) if not event.trace else RuntimeError(event.trace)
         if isinstance(event, Result):
-            results[event.experiment.id] = event
-    return [results[experiment.id] for experiment in wanted]
+            yield event
 
 
 def execute(
@@ -110,6 +125,11 @@ def execute(
 ) -> Iterator[tuple[list[Experiment], Progress | Result | Failure]]:
     """Yield (the experiments of one training, event); each experiment gets a `Result`, or its training a `Failure`."""
     device = choose_device(device)
+    if jobs < 1:
+        raise SpecError([("jobs", f"should be at least 1, given {jobs}")])
+    for sampler, schedule in dict.fromkeys((e.sampler, e.training.schedule) for e in experiments):
+        if isinstance(sampler, Diffusers):  # only diffusers knows its schedulers; better asked now than after training
+            sampler.make(schedule)
     store.check_writable()
     groups = list(grouped(experiments).values())
     if jobs > 1:  # the longest first, so that no process is left alone with it at the end
@@ -144,26 +164,28 @@ def _train(store: Store, training: Training, device: str) -> Iterator[Progress]:
     folder = store.training(training)
     if folder.record() is not None:
         folder.verify()
+        folder.drop_checkpoint()
         return
     save_spec(folder, training)
     state, seconds = State(training, device), 0.0
     if (kept := folder.load_checkpoint()) is not None:
         tensors, step, log, seconds = kept
         state.load(tensors, step, log)
-    clock = saved_at = time.monotonic()
+    good, clock = None, time.monotonic()
+    saved_at = clock
     status: dict[str, Any] = {"status": "done"}
     try:
         for _ in train(training, state):
-            now = time.monotonic()
+            good, now = state.snapshot(), time.monotonic()
             if now - saved_at > CHECKPOINT_SECONDS and state.step < training.steps:
-                folder.save_checkpoint(state.tensors(), state.step, state.log, seconds + now - clock)
+                folder.save_checkpoint(*good, seconds + now - clock)
                 saved_at = now
             yield Progress("train", state.step, training.steps, f"loss {state.log[-1]['loss']:.4f}")
     except Diverged as error:
         status = {"status": "diverged", "message": f"{error}; kept the weights of step {state.step:,}"}
     except (KeyboardInterrupt, GeneratorExit):
-        if state.log:
-            folder.save_checkpoint(state.tensors(), state.step, state.log, seconds + time.monotonic() - clock)
+        if good is not None:  # not the state itself: an interrupt comes in the middle of a block
+            folder.save_checkpoint(*good, seconds + time.monotonic() - clock)
         raise
     from safetensors.torch import save
 
@@ -262,7 +284,7 @@ def draw_floors(
         for index, (k, who) in enumerate(missing):
             if metric in who and index in fresh and len(values) == k:
                 values.append(fresh[index][who.index(metric)])
-        if len(values) > len(held[metric.id]):
+        if len(values) > len(load_floor(store, target, metric, n)):  # another process may have drawn meanwhile
             save_floor(store, target, metric, n, values)
 
 

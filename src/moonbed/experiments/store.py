@@ -77,8 +77,7 @@ class Folder:
 
     def write_json(self, name: str, data: dict[str, Any]) -> None:
         """Put a JSON object under `name`, sealed with a checksum of its own."""
-        sealed = {**data, "seal": digest(_finite(data))}
-        self.write(name, (json.dumps(_finite(sealed), indent=2) + "\n").encode())
+        self.write(name, _sealed(_finite(data)))
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """The JSON object under `name`, None where there is none; `StoreError` if it is damaged."""
@@ -86,10 +85,11 @@ class Folder:
         if not path.is_file():
             return None
         try:
-            data = json.loads(self.read(name))
-            seal = data.pop("seal")
-            intact = seal == digest(data)
-        except (ValueError, KeyError, AttributeError, TypeError):
+            text = self.read(name)
+            data = json.loads(text)
+            del data["seal"]
+            intact = text == _sealed(data)
+        except (ValueError, KeyError, TypeError, RecursionError):
             intact = False
         if not intact:
             raise StoreError(f"{path} is damaged: its content does not match its seal; remove it to redo it")
@@ -112,7 +112,12 @@ class Folder:
         return self.read(name, record["files"][name])
 
     def verify(self) -> None:
-        """Hold every file that the record lists against its checksum; `StoreError` names the first that differs."""
+        """Hold the JSON files against their seals, and the files of the record against their checksums.
+
+        Raises `StoreError`, which names the first that differs.
+        """
+        for path in sorted(self.path.glob("*.json")):
+            self.read_json(path.name)
         for name in (self.record() or {"files": {}})["files"]:
             self.file(name)
 
@@ -162,6 +167,11 @@ class Store:
 
     def __init__(self, root: str | Path = "runs") -> None:
         self.root = Path(root)
+
+    @classmethod
+    def at(cls, store: Store | str | Path) -> Store:
+        """A store as it is, or that of a path."""
+        return store if isinstance(store, Store) else cls(store)
 
     def training(self, training: Training) -> Folder:
         """The folder of a training."""
@@ -227,13 +237,20 @@ def load_spec(folder: Folder, kind: type[Component]) -> Component:
         component = kind.parse(data["spec"])
     except SpecError as error:
         raise StoreError(f"{folder.path / name} cannot be read by this version: {error}") from None
+    if component.id != folder.path.name:
+        raise StoreError(f"{folder.path / name} is not what its folder is named for: its id is now {component.id}")
     return component
 
 
+def _sealed(data: dict[str, Any]) -> bytes:
+    """The one text of a JSON object and its checksum: any other byte is damage."""
+    return (json.dumps({**data, "seal": digest(data)}, indent=2) + "\n").encode()
+
+
 def _finite(data: Any) -> Any:
-    """JSON has no infinity: a float that is not finite becomes None."""
+    """JSON has no infinity: a float that is not finite becomes the text that `float` makes it from."""
     if isinstance(data, dict):
         return {k: _finite(v) for k, v in data.items()}
     if isinstance(data, list | tuple):
         return [_finite(v) for v in data]
-    return None if isinstance(data, float) and not math.isfinite(data) else data
+    return str(data) if isinstance(data, float) and not math.isfinite(data) else data

@@ -56,6 +56,10 @@ class State:
             out |= {f"optimizer.{k}.{slot}": v for slot, v in slots.items() if isinstance(v, torch.Tensor)}
         return {k: v.detach().cpu() for k, v in out.items()}
 
+    def snapshot(self) -> tuple[dict[str, Tensor], int, list[dict[str, float]]]:
+        """Copies of tensors, step and log: what `load` takes, whatever becomes of the state meanwhile."""
+        return {k: v.clone() for k, v in self.tensors().items()}, self.step, list(self.log)
+
     def load(self, tensors: dict[str, Tensor], step: int, log: list[dict[str, float]]) -> None:
         """Become the state whose `tensors`, step and log these are."""
         self.network.load_state_dict({k[8:]: v for k, v in tensors.items() if k.startswith("network.")})
@@ -83,15 +87,15 @@ class State:
 def train(training: Training, state: State) -> Iterator[State]:
     """Go on from `state` to the last step; yields it after every `BLOCK` steps and at the end.
 
-    Raises `Diverged` as soon as a block holds a loss, or leaves a weight, that is not finite; the weights in `state`
-    are then those of the last good block (`state.step`).
+    Raises `Diverged` as soon as a block holds a loss, or leaves a weight, that is not finite; `state` is then that
+    of the last good block. Any other exception, an interrupt among them, leaves it in the middle of a block.
     """
     rng = training.rng
     data = training.target.dataset(training.points, rng.stream("data")).to(state.device, torch.float32)
     denoiser = Learned(state.network, training.prediction, training.schedule)
     per_epoch = training.points // training.batch
     order, epoch = None, -1
-    good = _snapshot(state)
+    good = state.snapshot()
     state.network.train()
     while state.step < training.steps:
         block = min(BLOCK, training.steps - state.step)
@@ -111,11 +115,11 @@ def train(training: Training, state: State) -> Iterator[State]:
         if bad.any() or not all(torch.isfinite(w).all() for w in state.weights):
             k = int(bad.int().argmax()) if bad.any() else block - 1
             diverged = Diverged(state.step + k + 1, float(losses[k]))
-            _restore(state, good)
+            state.load(*good)
             raise diverged
         state.step += block
         state.log.append({"step": state.step, "loss": math.fsum(losses.tolist()) / block})
-        good = _snapshot(state)
+        good = state.snapshot()
         yield state
 
 
@@ -128,13 +132,3 @@ def _update(training: Training, state: State, loss: Tensor, step: int) -> None:
     if state.average is not None and training.averaging is not None:
         with torch.no_grad():
             training.averaging.update(state.average, [*state.weights], step + 1)
-
-
-def _snapshot(state: State) -> list[Tensor]:
-    return [w.detach().clone() for w in [*state.weights, *(state.average or [])]]
-
-
-def _restore(state: State, snapshot: list[Tensor]) -> None:
-    with torch.no_grad():
-        for w, kept in zip([*state.weights, *(state.average or [])], snapshot, strict=True):
-            w.copy_(kept)

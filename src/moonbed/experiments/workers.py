@@ -59,20 +59,28 @@ def run_tasks(tasks: Sequence[Task], jobs: int) -> Iterator[tuple[int, Any]]:
 
 def _events(task: Task) -> Iterator[Any]:
     import torch
+    from threadpoolctl import threadpool_limits
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the order of a sum depends on the number of threads, and so do the last bits
+    limits = threadpool_limits(1)
     try:
         yield from task.function(*task.args)
-    except (SpecError, OSError, RuntimeError, ValueError) as error:
+    except Exception as error:
         known = isinstance(error, SpecError) or type(error).__module__.startswith("moonbed.")
         yield Failure(str(error) or type(error).__name__, "" if known else traceback.format_exc())
     finally:
         torch.set_num_threads(threads)
+        limits.restore_original_limits()
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C comes twice, from terminal and parent: let the first one save
+    raise KeyboardInterrupt
 
 
 def _child(task: Task, pipe: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, _interrupt)
     try:
         for event in _events(task):
             pipe.send(event)
@@ -116,7 +124,7 @@ class _Pool:
         index, process = self.running[pipe]
         try:
             event = pipe.recv()
-        except (EOFError, ConnectionError):
+        except (EOFError, OSError):  # OSError: it died in the middle of a message
             event = None
             process.join()
             if process.exitcode != 0:

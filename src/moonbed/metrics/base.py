@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from moonbed._lazy import lazy_import
 from moonbed.component import Component
@@ -52,11 +52,14 @@ class Evaluation:
 class Metric(Component):
     """A number about samples. The class's docstring states estimator, cost, what it is blind to, and its source."""
 
-    lower_is_better: ClassVar[bool] = True
-
     @abstractmethod
     def __call__(self, evaluation: Evaluation) -> float:
-        """The value. Never clamped and never averaged over what it cannot measure."""
+        """The value; not averaged over what it cannot measure."""
+
+    @property
+    def lower_is_better(self) -> bool | None:
+        """Which way is better; None where the ideal lies in between, as 1/2 does for an accuracy."""
+        return True
 
     @property
     def label(self) -> str:

@@ -1,6 +1,6 @@
 """The doubt about a number: its null distribution, its spread over seeds, its interval.
 
-The truth can be sampled, so the law of any metric under a perfect sampler is simulated: draw samples from the exact law,
+The truth can be sampled, so the law of any metric under a perfect sampler is simulated: draw from the exact law,
 evaluate, repeat. These values are its *floor*. With B of them the Monte Carlo p-value of an observed value v is
 
     p = (1 + #{null >= v}) / (B + 1)

@@ -67,10 +67,11 @@ def seconds(row: Row) -> float:
 
 def caption(rows: Sequence[Row]) -> str:
     """What the numbers are: n, seeds, floor."""
-    first = rows[0].results[0].experiment
+    sizes = " or ".join(f"{n:,}" for n in sorted({r.experiment.n for row in rows for r in row.results}))
+    seeds = max(len(row.results) for row in rows)
     draws = max((c.floor.draws for r in rows for c in r.cells.values() if c.floor), default=0)
     return (
-        f"n = {first.n:,} samples a run; measured: mean ± sd over {max(len(r.results) for r in rows)} seed(s); "
+        f"n = {sizes} samples a run; measured: mean ± sd over {seeds} seed(s); "
         f"floor: 5 % .. 95 % of {draws} draws of a perfect sampler; ≈ every seed within them"
     )
 
@@ -78,19 +79,20 @@ def caption(rows: Sequence[Row]) -> str:
 def to_terminal(rows: Sequence[Row], labels: Sequence[str]) -> Table:
     """A rich table; each row has a line for the published values, one for the measured ones, one for the floor."""
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
-    notes_below = "".join(f"\n[red]{row.name}: {note}[/]" for row in rows if (note := notes(row)))
+    notes_below = "".join(f"\n[red]{escape(f'{row.name}: {note}')}[/]" for row in rows if (note := notes(row)))
     table = Table(caption=caption(rows) + notes_below, caption_justify="left", pad_edge=False, box=box.SIMPLE_HEAD)
     for title in ("row", "", *labels):
         table.add_column(title, overflow="fold")
     for row in rows:
         cells = [row.cells[label] for label in labels]
         if any(c.published is not None for c in cells):
-            table.add_row(f"[bold]{row.name}", "published", *(number(c.published) for c in cells))
+            table.add_row(f"[bold]{escape(row.name)}", "published", *(number(c.published) for c in cells))
             head = f"[dim]{row.results[0].parameters:,} p."
         else:
-            head = f"[bold]{row.name}"
+            head = f"[bold]{escape(row.name)}"
         marked = (f"{measured(c)}{' [green]≈[/]' if within_floor(c) else ''}" for c in cells)
         table.add_row(head, "[bold]measured", *(f"[bold]{m}[/]" for m in marked))
         table.add_row(f"[dim]{seconds(row):.0f} s", "[dim]floor", *(f"[dim]{floor(c)}" for c in cells))
@@ -150,8 +152,9 @@ def _wide(rows: Sequence[Row], labels: Sequence[str]) -> list[list[str]]:
     return out
 
 
-def to_markdown(rows: Sequence[Row], labels: Sequence[str]) -> str:
-    """A Markdown table, its caption above."""
+def to_markdown(rows: Sequence[Row], labels: Sequence[str] | None = None) -> str:
+    """A Markdown table of these metrics (all unless said), its caption above."""
+    labels = list(rows[0].cells) if labels is None else labels
     head = ["row", "", *labels, "parameters", "training s", "note"]
     lines = [" | ".join(cell.replace("|", "\\|") for cell in line) for line in (head, *_wide(rows, labels))]
     lines.insert(1, " | ".join("---" for _ in head))

@@ -103,11 +103,10 @@ class GaussianMixture(Target):
         log_norm = torch.log(scale).sum() + self.dim / 2 * math.log(2 * math.pi)
         out = []
         for rows in x.split(max(1, _BLOCK // len(weights))) or (x,):
-            log_joint = torch.log(weights) - torch.cdist(
-                rows / scale, alpha * centres / scale, compute_mode="donot_use_mm_for_euclid_dist"
-            ).square_().mul_(0.5)
+            far = torch.cdist(rows / scale, alpha * centres / scale, compute_mode="donot_use_mm_for_euclid_dist")
+            log_joint = torch.addcmul(torch.log(weights), far, far, value=-0.5)
             top = log_joint.amax(1, keepdim=True)
-            r = (log_joint - top).clamp_(min=_FLOOR).exp_()
+            r = (log_joint - top).clamp(min=_FLOOR).exp()
             total = r.sum(1, keepdim=True)
             out.append((rows, (top + torch.log(total)).squeeze(1) - log_norm, r / total))
         return out

@@ -1,0 +1,28 @@
+"""Experiments that take a fraction of a second."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from pathlib import Path
+from typing import Any
+
+from moonbed.experiments import PRESETS, Experiment
+from moonbed.metrics.two_sample import SlicedW1
+from moonbed.networks.mlp import MLP
+
+RUN = importlib.import_module("moonbed.experiments.run")  # the package has a function of that name
+METRICS = (SlicedW1(directions=16),)
+TINY = {"training.steps": 200, "training.batch": 64, "training.points": 1000, "sampler.steps": 5, "n": 100}
+
+
+def tiny(name: str = "ddpm", **changes: Any) -> Experiment:
+    """A preset with a small network and few steps; `changes` are dotted, with `__` for the dot."""
+    small = PRESETS[name].replace(**TINY, **{"training.network": MLP(hidden=(16,))})
+    return small.replace(**{key.replace("__", "."): value for key, value in changes.items()})
+
+
+def files(root: Path, ends: tuple[str, ...] = (".npy", ".safetensors")) -> dict[str, str]:
+    """Path below `root` -> SHA-256, of the files that end so."""
+    found = [p for p in root.rglob("*") if p.name.endswith(ends) and not p.name.startswith(".")]
+    return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in found}

@@ -1,0 +1,443 @@
+"""Schedules, predictions, objectives and samplers against the laws, the textbook and diffusers."""
+
+import diffusers
+import laws
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler
+
+from moonbed.component import SpecError, members
+from moonbed.diffusion import Exact, Learned, Objective, Prediction, Sampler, Schedule, Times, Weight
+from moonbed.diffusion.diffusers_bridge import Diffusers, DiffusersBetas
+from moonbed.diffusion.objectives import P2, Discrete, Natural, Uniform
+from moonbed.diffusion.predictions import EDM, Epsilon
+from moonbed.diffusion.samplers import DDIM, Euler, Heun, Spacing, UniformLogSNR, UniformTime
+from moonbed.diffusion.schedules import Cosine, Linear
+from moonbed.rng import Rng
+from moonbed.targets.curves import TwoMoons
+
+BETAS = ["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"]
+SCHEDULES = [
+    *(cls() for cls in members(Schedule).values()),
+    *(DiffusersBetas(betas=betas) for betas in BETAS[1:]),
+    DiffusersBetas(steps=50),
+    Cosine(margin=0.1),
+    Linear(margin=1e-5),
+]
+PREDICTIONS = [*(cls() for cls in members(Prediction).values()), EDM(sigma_data=0.5)]
+TARGET = TwoMoons(noise=0.5)
+
+
+def name(component):
+    return str(component) if hasattr(component, "spec") else component.__name__
+
+
+# Schedules
+
+
+@pytest.mark.parametrize("law", laws.SCHEDULE_LAWS, ids=name)
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=name)
+def test_schedule_law(schedule, law):
+    law(schedule)
+
+
+@pytest.mark.parametrize("margin", [0, -1, 0.5, 1])
+@pytest.mark.parametrize("schedule", [Cosine, Linear], ids=name)
+def test_a_margin_that_breaks_the_laws_is_refused(schedule, margin):
+    with pytest.raises(SpecError, match="margin"):
+        schedule(margin=margin)
+
+
+def test_a_single_timestep_is_no_schedule():
+    with pytest.raises(SpecError, match="steps"):
+        DiffusersBetas(steps=1)
+
+
+@pytest.mark.parametrize("betas", BETAS)
+def test_betas_equal_diffusers_at_every_timestep(betas):
+    schedule, scheduler = DiffusersBetas(betas=betas), DDPMScheduler(beta_schedule=betas)
+    k = torch.arange(1000)
+    t = k.double() / 999
+    kept = scheduler.alphas_cumprod.double()
+    laws.close(schedule.alpha(t) ** 2, kept, "alpha² = alphas_cumprod", 1e-12, 0)
+    laws.close(schedule.sigma(t) ** 2, 1 - kept, "sigma² = 1 - alphas_cumprod", 1e-9, 0)
+    laws.close(schedule.logsnr(t).exp(), kept / (1 - kept), "SNR", 1e-9, 0)
+    x0, eps = Rng(0).stream("x").normal((1000, 2)), Rng(0).stream("eps").normal((1000, 2))
+    ours = schedule.alpha(t)[:, None].float() * x0 + schedule.sigma(t)[:, None].float() * eps
+    torch.testing.assert_close(ours, scheduler.add_noise(x0, eps, k), rtol=1e-5, atol=1e-6)
+
+
+# Predictions and denoisers
+
+
+@pytest.mark.parametrize("law", laws.PREDICTION_LAWS, ids=name)
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=name)
+@pytest.mark.parametrize("prediction", PREDICTIONS, ids=name)
+def test_prediction_law(prediction, schedule, law):
+    law(prediction, schedule)
+
+
+def test_every_prediction_has_a_textbook_value_or_a_test_of_its_own():
+    assert set(members(Prediction)) <= {*laws.Case(Cosine()).textbook, "EDM"}
+
+
+@pytest.mark.parametrize("sigma_data", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("schedule", [Cosine(), Linear(), DiffusersBetas()], ids=name)
+def test_edm_has_unit_variance_in_and_out(schedule, sigma_data):
+    """Karras et al. 2022, appendix B.6: c_out² is the least possible, and F has unit variance for such data."""
+    edm, t = EDM(sigma_data=sigma_data), laws.times(100)
+    a, s = schedule.alpha(t), schedule.sigma(t)
+    c_skip, c_out = edm.scalings(schedule, t)
+    # F = (x_0 - c_skip x_t)/c_out = ((1 - c_skip a) x_0 - c_skip s eps)/c_out
+    laws.close(((1 - c_skip * a) * sigma_data) ** 2 + (c_skip * s) ** 2, c_out**2, "variance of F", 1e-7, 1e-12)
+    other = c_skip + 0.01
+    assert (((1 - other * a) * sigma_data) ** 2 + (other * s) ** 2 > c_out**2).all()
+
+
+def test_a_network_of_eps_returns_its_own_output_as_eps():
+    schedule = DiffusersBetas(betas="squaredcos_cap_v2")
+    raw = Rng(0).stream("raw").normal((1000, 2))
+    x, t = Rng(0).stream("x").normal((1000, 2)), laws.times(1000)
+    got = Learned(laws.Oracle(raw), Epsilon(), schedule).eps(x, t)
+    torch.testing.assert_close(got, raw, rtol=1e-6, atol=1e-6)  # although alpha is 5e-5 at the end
+
+
+@pytest.mark.parametrize("schedule", [Cosine(), Linear(), DiffusersBetas()], ids=name)
+def test_the_exact_denoiser_is_consistent(schedule):
+    exact, x = Exact(TARGET, schedule), Rng(0).stream("x").normal((50, 2), torch.float64)
+    for t in (0.0, 0.3, 1.0):
+        a, s = (float(f(torch.tensor(t, dtype=torch.float64))) for f in (schedule.alpha, schedule.sigma))
+        laws.close(exact(x, t), TARGET.denoise(x, a, s), "x0_hat", 1e-12, 1e-12)
+        leaf = x.clone().requires_grad_()
+        (score,) = torch.autograd.grad(TARGET.log_prob(leaf, a, s).sum(), leaf)
+        laws.close(exact.score(x, t), score, "score = grad log p_t", 1e-6, 1e-6)
+        laws.close(exact.eps(x, t), -s * score, "eps", 1e-6, 1e-6)
+
+
+def test_the_exact_velocity_transports_the_density():
+    """Continuity equation: d/dt log p_t(x) = -div v - v . score, by central differences in t and x."""
+    schedule, h = Linear(), 1e-4
+    exact, x, t = Exact(TARGET, schedule), Rng(0).stream("x").normal((30, 2), torch.float64), 0.4
+
+    def log_p(t):
+        time = torch.tensor(t, dtype=torch.float64)
+        return TARGET.log_prob(x, float(schedule.alpha(time)), float(schedule.sigma(time)))
+
+    shifts = h * torch.eye(2, dtype=torch.float64)
+    div = sum((exact.velocity(x + e, t) - exact.velocity(x - e, t))[:, i] / (2 * h) for i, e in enumerate(shifts))
+    flow = -div - (exact.velocity(x, t) * exact.score(x, t)).sum(1)
+    laws.close((log_p(t + h) - log_p(t - h)) / (2 * h), flow, "continuity equation", 1e-5, 1e-5)
+
+
+def test_the_exact_denoiser_refuses_several_times():
+    with pytest.raises(ValueError, match="one time"):
+        Exact(TARGET, Cosine())(torch.zeros(3, 2), torch.tensor([0.1, 0.2, 0.3]))
+
+
+def test_the_exact_denoiser_keeps_the_type_of_its_points():
+    assert Exact(TARGET, Cosine())(torch.zeros(3, 2), 0.5).dtype == torch.float32
+    assert Exact(TARGET, Cosine())(torch.zeros(3, 2, dtype=torch.float64), 0.5).dtype == torch.float64
+
+
+# Objectives
+
+
+class Bent(torch.nn.Module):
+    """A network that is not zero."""
+
+    def forward(self, x, c_noise):
+        return torch.sin(2 * x) + c_noise[:, None]
+
+
+def drawn(times, n=400):
+    """x_0, and the t and eps that a loss draws from the stream "loss"."""
+    x0, stream = Rng(0).stream("x0").normal((n, 2)), Rng(0).stream("loss")
+    return x0, times.sample(n, stream), stream.normal((n, 2))
+
+
+@pytest.mark.parametrize("times", [Uniform(), Discrete()], ids=name)
+@pytest.mark.parametrize("schedule", [Cosine(), DiffusersBetas(), DiffusersBetas(betas="squaredcos_cap_v2")], ids=name)
+def test_the_loss_of_epsilon_is_the_squared_error_of_eps(schedule, times):
+    x0, t, eps = drawn(times)
+    x_t = schedule.alpha(t)[:, None].float() * x0 + schedule.sigma(t)[:, None].float() * eps
+    by_hand = ((Bent()(x_t, t.float()) - eps) ** 2).mean(1)
+    objective = Objective(times=times)
+    got = objective.loss(Learned(Bent(), Epsilon(), schedule), x0, Rng(0).stream("loss"))
+    torch.testing.assert_close(got, by_hand, rtol=1e-4, atol=1e-5)
+    snr = (schedule.alpha(t) / schedule.sigma(t)) ** 2
+    weighted = objective.replace(weight=P2()).loss(Learned(Bent(), Epsilon(), schedule), x0, Rng(0).stream("loss"))
+    torch.testing.assert_close(weighted, by_hand / (snr + 1).float(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS, ids=name)
+def test_the_loss_is_the_squared_error_of_x0_over_c_out(prediction):
+    """A weight of one is the x_0 loss weighted by 1/c_out², for every prediction."""
+    schedule = Cosine(margin=0.05)
+    x0, t, eps = (v.double() for v in drawn(Uniform()))
+    denoiser = Learned(Bent(), prediction, schedule)
+    x_t = schedule.alpha(t)[:, None] * x0 + schedule.sigma(t)[:, None] * eps
+    _, c_out = prediction.scalings(schedule, t)
+    wanted = ((denoiser(x_t, t) - x0) ** 2).mean(1) / c_out**2
+    laws.close(Objective(times=Uniform()).loss(denoiser, x0, Rng(0).stream("loss")), wanted, "loss", 1e-6, 1e-6)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS, ids=name)
+def test_the_right_network_has_no_loss(prediction):
+    schedule = Cosine(margin=0.05)
+    x0, t, eps = (v.double() for v in drawn(Uniform()))
+    c_skip, c_out = (c[:, None] for c in prediction.scalings(schedule, t))
+    x_t = schedule.alpha(t)[:, None] * x0 + schedule.sigma(t)[:, None] * eps
+    denoiser = Learned(laws.Oracle((x0 - c_skip * x_t) / c_out), prediction, schedule)
+    assert Objective(times=Uniform()).loss(denoiser, x0, Rng(0).stream("loss")).max() < 1e-20
+
+
+def test_p2_is_one_over_snr_plus_one():
+    for schedule in (Cosine(), Linear(), DiffusersBetas()):
+        t = laws.times(100)
+        snr = (schedule.alpha(t) / schedule.sigma(t)) ** 2
+        laws.close(P2()(schedule, t), 1 / (snr + 1), "P2", 1e-9, 0)
+        laws.close(P2(k=2, gamma=0.5)(schedule, t), (2 + snr) ** -0.5, "P2", 1e-9, 0)
+    kept = DDPMScheduler().alphas_cumprod.double()
+    laws.close(P2()(DiffusersBetas(), torch.arange(1000).double() / 999), 1 - kept, "P2 of the betas", 1e-7, 0)
+
+
+@pytest.mark.parametrize("weight", [cls() for cls in members(Weight).values()], ids=name)
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=name)
+def test_weights_are_finite_and_not_negative(weight, schedule):
+    w = torch.as_tensor(weight(schedule, laws.times()))
+    assert w.isfinite().all()
+    assert (w >= 0).all()
+    assert w.shape in {(), (501,)}
+
+
+def test_the_natural_weight_is_one():
+    assert Natural()(Cosine(), laws.times(3)) == 1.0
+
+
+@pytest.mark.parametrize("times", [cls() for cls in members(Times).values()], ids=name)
+def test_times_lie_in_the_unit_interval(times):
+    t = times.sample(20_000, Rng(0).stream("t"))
+    assert t.dtype == torch.float64
+    assert t.min() >= 0
+    assert t.max() <= 1
+    assert t.unique().numel() > 500
+
+
+def test_discrete_times_are_every_timestep_equally():
+    k = Discrete(steps=10).sample(50_000, Rng(0).stream("t")) * 9
+    assert torch.equal(k.round().unique(), torch.arange(10).double())
+    assert ((k.round().long().bincount() - 5_000).abs() < 5 * 5_000**0.5).all()
+    assert Discrete(steps=1).sample(3, Rng(0).stream("t")).tolist() == [0, 0, 0]
+
+
+# Samplers
+
+
+@pytest.mark.parametrize("steps", [1, 2, 17])
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=name)
+@pytest.mark.parametrize("spacing", [cls() for cls in members(Spacing).values()], ids=name)
+def test_spacings_fall_from_one_to_zero(spacing, schedule, steps):
+    t = spacing.times(schedule, steps)
+    assert t.shape == (steps + 1,)
+    assert t.dtype == torch.float64
+    assert (t[0], t[-1]) == (1, 0)
+    assert (t.diff() < 0).all()
+
+
+def test_log_snr_spacing_is_even():
+    for schedule in (Cosine(), Linear(), DiffusersBetas()):
+        gaps = schedule.logsnr(UniformLogSNR().times(schedule, 20)).diff()
+        laws.close(gaps, gaps.mean().expand(20), "gaps", 1e-6, 1e-6)
+
+
+@pytest.mark.parametrize("schedule", [cls() for cls in members(Schedule).values()], ids=name)
+@pytest.mark.parametrize("sampler", [cls(steps=6) for cls in members(Sampler).values()], ids=name)
+def test_samplers_yield_every_step(sampler, schedule):
+    laws.sampler_yields_every_step(sampler, schedule, TARGET)
+
+
+@pytest.mark.parametrize("spacing", [UniformTime(), UniformLogSNR()], ids=name)
+@pytest.mark.parametrize("schedule", [Cosine(), Linear(), DiffusersBetas()], ids=name)
+@pytest.mark.parametrize(("sampler", "order"), [(DDIM, 1), (Euler, 1), (Heun, 2)])
+def test_order_of_convergence(sampler, order, schedule, spacing):
+    if order == 2 and isinstance(schedule, DiffusersBetas):
+        pytest.skip("between its timesteps the schedule is piecewise: a second derivative is missing")
+    measured = laws.convergence_order(sampler(spacing=spacing), schedule, TARGET)
+    assert measured == pytest.approx(order, abs=0.2)
+
+
+@pytest.mark.parametrize("schedule", [cls() for cls in members(Schedule).values()], ids=name)
+@pytest.mark.parametrize(
+    "sampler", [DDIM(), DDIM(steps=128, eta=1), DDIM(steps=128, eta=0.5), Euler(), Heun(steps=32)], ids=name
+)
+def test_samplers_have_the_law(sampler, schedule):
+    laws.sampler_has_the_law(sampler, schedule, TwoMoons(noise=0.2), n=1_000)
+
+
+@pytest.mark.slow
+def test_ancestral_sampling_has_the_law_of_the_sharp_moons():
+    laws.sampler_has_the_law(DDIM(steps=600, eta=1), Cosine(), TwoMoons())
+
+
+def test_the_law_sees_a_coarse_sampler():
+    with pytest.raises(laws.Broken, match="do not follow"):
+        laws.sampler_has_the_law(DDIM(steps=4), Cosine(), TwoMoons(noise=0.2))
+
+
+def test_eta_zero_ignores_the_stream_and_eta_one_does_not():
+    noise, exact = Rng(0).stream("n").normal((5, 2)), Exact(TARGET, Cosine())
+
+    def sample(eta, stream):
+        return laws.final(DDIM(steps=5, eta=eta), exact, noise, Rng(0).stream(stream))
+
+    assert torch.equal(sample(0.0, "a"), sample(0.0, "b"))
+    assert not torch.equal(sample(1.0, "a"), sample(1.0, "b"))
+
+
+@pytest.mark.parametrize("eta", [0.3, 1.0])
+def test_ddim_keeps_the_marginals_of_gaussian_data(eta):
+    """For x_0 ~ N(0, d²) every step is linear, so the variances follow by hand: eta changes them at O(step) only."""
+
+    class Gauss:
+        def denoise(self, x, alpha, sigma):
+            return alpha * 0.25 / (alpha**2 * 0.25 + sigma**2) * x
+
+    x = laws.final(DDIM(steps=400, eta=eta), Exact(Gauss(), Cosine()), Rng(0).stream("n").normal((40_000, 1)))
+    assert float(x.std()) == pytest.approx(0.5, rel=0.02)
+
+
+# diffusers
+
+
+NOISE = Rng(0).stream("noise").normal((40, 2))
+
+
+def by_hand(scheduler, schedule, steps, noise=NOISE, last=999, **extra):
+    """The sampling loop as diffusers' documentation has it, on the exact denoiser."""
+    scheduler.set_timesteps(steps)
+    exact, x = Exact(TARGET, schedule), noise * scheduler.init_noise_sigma
+    for k in scheduler.timesteps:
+        x = scheduler.step(exact.eps(scheduler.scale_model_input(x, k), float(k) / last), k, x, **extra).prev_sample
+    return x
+
+
+@pytest.mark.parametrize("betas", ["linear", "scaled_linear", "squaredcos_cap_v2"])
+@pytest.mark.parametrize(
+    "cls", [DDPMScheduler, DDIMScheduler, EulerDiscreteScheduler, diffusers.DPMSolverMultistepScheduler], ids=name
+)
+def test_the_bridge_is_the_plain_loop(cls, betas):
+    options = {"beta_schedule": betas, **({"clip_sample": False} if cls in (DDPMScheduler, DDIMScheduler) else {})}
+    generator = {} if cls is DDIMScheduler else {"generator": Rng(0).stream("s").generator}
+    wanted = by_hand(cls(**options), DiffusersBetas(betas=betas), 50, **generator)
+    sampler = Diffusers(scheduler=cls.__name__, steps=50)
+    got = laws.final(sampler, Exact(TARGET, DiffusersBetas(betas=betas)), NOISE, Rng(0).stream("s"))
+    torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("betas", ["linear"])
+@pytest.mark.parametrize(("cls", "eta"), [(DDIMScheduler, 0), (EulerDiscreteScheduler, 0), (DDPMScheduler, 1)])
+def test_native_ddim_equals_diffusers_at_every_timestep(cls, eta, betas):
+    """Through all 1,000 timesteps: eta = 0 is DDIM, and Euler in sigma/alpha; eta = 1 is DDPM, noise and all."""
+    schedule = DiffusersBetas(betas=betas)
+    options = {} if cls is EulerDiscreteScheduler else {"clip_sample": False}
+    extra = {"generator": Rng(0).stream("s").generator} if cls is DDPMScheduler else {}
+    # diffusers' DDPM and DDIM start from unit noise, ours and Euler from sigma(1) times it
+    start = (
+        NOISE if cls is EulerDiscreteScheduler else NOISE * float(schedule.sigma(torch.ones((), dtype=torch.float64)))
+    )
+    wanted = by_hand(cls(beta_schedule=betas, **options), schedule, 1000, start, **extra)
+    native = DDIM(steps=999, spacing=UniformTime(), eta=eta)
+    got = laws.final(native, Exact(TARGET, schedule), NOISE, Rng(0).stream("s"))
+    torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-3)
+
+
+def test_clip_sample_stays_off():
+    """The trap: DDPM and DDIM of diffusers clip 2-D data to [-1, 1] unless told not to."""
+    exact = Exact(TwoMoons(noise=0.2), DiffusersBetas())
+    noise = Rng(0).stream("n").normal((300, 2))
+    for scheduler in ("DDPMScheduler", "DDIMScheduler"):
+        assert laws.final(Diffusers(scheduler=scheduler, steps=50), exact, noise).abs().max() > 1.3
+        clipped = Diffusers(scheduler=scheduler, steps=50, options={"clip_sample": True})
+        assert laws.final(clipped, exact, noise).abs().max() < 1.05
+
+
+FOLLOWERS = [
+    "DDIMScheduler",
+    "DDPMScheduler",
+    "DEISMultistepScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "LMSDiscreteScheduler",
+    "PNDMScheduler",
+    "UniPCMultistepScheduler",
+]
+
+
+@pytest.mark.parametrize("scheduler", ["DPMSolverMultistepScheduler", "DDIMScheduler", "DDPMScheduler"])
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=name)
+def test_any_schedule_goes_through_the_bridge(schedule, scheduler):
+    if schedule in (Cosine(margin=0.1), DiffusersBetas(steps=50), Linear(margin=1e-5)):
+        pytest.skip("ends with much signal, has too few timesteps, or is beyond float32")
+    laws.sampler_has_the_law(Diffusers(scheduler=scheduler, steps=100), schedule, TARGET, n=500)
+
+
+@pytest.mark.parametrize("scheduler", FOLLOWERS)
+def test_every_solver_has_the_law(scheduler):
+    """In coordinates that do not preserve the variance, and betas that most schedulers do not know by name."""
+    for schedule in (Linear(), DiffusersBetas(betas="sigmoid")):
+        laws.sampler_has_the_law(Diffusers(scheduler=scheduler, steps=50), schedule, TARGET, n=500)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "why"),
+    [
+        ("FlowMatchEulerDiscreteScheduler", "schedule of its own"),
+        ("EDMEulerScheduler", "schedule of its own"),
+        ("IPNDMScheduler", "schedule of its own"),
+        ("CMStochasticIterativeScheduler", "schedule of its own"),
+        ("CogVideoXDDIMScheduler", "schedule of its own"),
+        ("UnCLIPScheduler", "schedule of its own"),
+        ("DDIMInverseScheduler", "data to noise"),
+        ("RePaintScheduler", "more than eps"),
+        ("AmusedScheduler", "cannot be used"),
+    ],
+)
+def test_a_scheduler_that_cannot_follow_the_schedule_is_refused(scheduler, why):
+    with pytest.raises(SpecError, match=why):
+        Diffusers(scheduler=scheduler, steps=50).make(DiffusersBetas())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"prediction_type": "v_prediction"}, {"beta_start": 1e-3}, {"num_train_timesteps": 500}, {"trained_betas": [0.1]}],
+    ids=str,
+)
+def test_an_option_that_contradicts_the_denoiser_is_refused(options):
+    with pytest.raises(SpecError, match=f"^options.{next(iter(options))}: "):
+        Diffusers(scheduler="DDIMScheduler", options=options)
+    with pytest.raises(SpecError, match="schedule of its own"):
+        Diffusers(scheduler="DDIMScheduler", options={"rescale_betas_zero_snr": True}).make(DiffusersBetas())
+
+
+def test_a_schedule_beyond_float32_is_refused():
+    with pytest.raises(SpecError, match="float32"):
+        Diffusers(scheduler="DDIMScheduler").make(Linear(margin=1e-5))
+
+
+def test_unknown_schedulers_and_options_are_named_with_the_nearest():
+    with pytest.raises(SpecError, match=r"did you mean 'DDIMScheduler'"):
+        Diffusers(scheduler="DDIMMScheduler").make(DiffusersBetas())
+    with pytest.raises(SpecError, match=r"sampler.options.clip_sampel: .*did you mean 'clip_sample'"):
+        Diffusers(options={"clip_sampel": True}).make(DiffusersBetas())
+    with pytest.raises(SpecError, match=r"^scheduler: 'DDIM' is no diffusers scheduler"):
+        Diffusers(scheduler="DDIM")
+
+
+def test_options_reach_the_scheduler():
+    made = Diffusers(scheduler="EulerDiscreteScheduler", steps=20, options={"timestep_spacing": "trailing"})
+    assert made.make(DiffusersBetas()).config.timestep_spacing == "trailing"
+    assert len(made.make(DiffusersBetas()).timesteps) == 20
