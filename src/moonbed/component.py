@@ -28,6 +28,7 @@ import inspect
 import json
 import math
 import pkgutil
+import re
 import sys
 import typing
 from abc import ABC
@@ -244,14 +245,14 @@ def parse_overrides(words: Iterable[str]) -> list[dict[str, Any]]:
 
 
 def _split(text: str) -> list[str]:
-    parts, depth, quote = [""], 0, False
-    for char in text:
-        quote ^= char == '"'
-        depth += 0 if quote else (char in "[{(") - (char in "]})")
-        if char == "," and depth == 0 and not quote:
+    parts, depth = [""], 0
+    for piece in re.findall(r'"(?:\\.|[^"\\])*"|.', text, re.DOTALL):  # a quoted text is one piece
+        depth += piece in ("[", "{", "(")
+        depth -= piece in ("]", "}", ")")
+        if piece == "," and depth == 0:
             parts.append("")
         else:
-            parts[-1] += char
+            parts[-1] += piece
     return [part.strip() for part in parts]
 
 

@@ -70,8 +70,8 @@ def _events(task: Task) -> Iterator[Any]:
         known = isinstance(error, SpecError) or type(error).__module__.startswith("moonbed.")
         yield Failure(str(error) or type(error).__name__, "" if known else traceback.format_exc())
     finally:
-        torch.set_num_threads(threads)
         limits.restore_original_limits()
+        torch.set_num_threads(threads)
 
 
 def _interrupt(number: int, frame: Any) -> None:
