@@ -26,3 +26,7 @@ def files(root: Path, ends: tuple[str, ...] = (".npy", ".safetensors")) -> dict[
     """Path below `root` -> SHA-256, of the files that end so."""
     found = [p for p in root.rglob("*") if p.name.endswith(ends) and not p.name.startswith(".")]
     return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in found}
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small import METRICS, RUN, files, tiny
+from small import METRICS, RUN, files, names_in, tiny
 
 from moonbed.experiments import Experiment, Store, StoreError, Training, run
 from moonbed.experiments.evaluate import floor_name, load_floor, save_floor
@@ -71,7 +71,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch, fail, o
         fail(patch, OSError(errno.ENOSPC, "No space left on device"))
         with pytest.raises(StoreError, match=r"cannot write .*a\.bin: No space left on device"):
             folder.write("a.bin", b"new content")
-    assert os.listdir(folder.path) == ([] if old is None else ["a.bin"])
+    assert names_in(folder.path) == ([] if old is None else ["a.bin"])
     if old is not None:
         assert folder.read("a.bin") == old
     folder.write("a.bin", b"new content")
@@ -86,7 +86,7 @@ def test_an_interrupt_while_writing_leaves_what_was_there(tmp_path, monkeypatch,
         fail(patch, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
             folder.write("a.bin", b"new")
-    assert os.listdir(tmp_path) == ["a.bin"]
+    assert names_in(tmp_path) == ["a.bin"]
     assert folder.read("a.bin") == b"old"
 
 
@@ -102,14 +102,14 @@ def test_a_death_while_writing_leaves_what_was_there_and_a_file_that_is_swept(tm
         folder.finish({"a": 2}, {})
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
-    assert len(os.listdir(folder.path)) == 2
+    assert len(names_in(folder.path)) == 2
     assert folder.record() == {"a": 1, "files": {}}
     assert Store(tmp_path).runs() == []
     folder.verify()
     (folder.path / ".lock").touch()
     folder.write("samples.npy", b"x")
     folder.sweep()
-    assert sorted(os.listdir(folder.path)) == [".lock", "record.json", "samples.npy"]
+    assert names_in(folder.path) == [".lock", "record.json", "samples.npy"]
 
 
 def test_the_record_is_written_last(tmp_path, monkeypatch):
@@ -139,9 +139,9 @@ def test_the_pointer_is_written_after_the_checkpoint(tmp_path, monkeypatch):
     assert torch.equal(tensors["w"], torch.ones(3))
     assert (step, log, seconds) == (100, [{"step": 100, "loss": 0.5}], 1.0)
     folder.save_checkpoint({"w": torch.zeros(3)}, 300, [], 3.0)
-    assert sorted(os.listdir(tmp_path)) == ["checkpoint-300.safetensors", "checkpoint.json"]
+    assert names_in(tmp_path) == ["checkpoint-300.safetensors", "checkpoint.json"]
     folder.drop_checkpoint()
-    assert os.listdir(tmp_path) == []
+    assert names_in(tmp_path) == []
     assert folder.load_checkpoint() is None
 
 
@@ -292,7 +292,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, root, monkeypatch):
 
 def test_looking_whether_it_can_be_written_leaves_nothing(tmp_path):
     Store(tmp_path / "new").check_writable()
-    assert os.listdir(tmp_path / "new") == []
+    assert names_in(tmp_path / "new") == []
 
 
 def test_a_path_is_a_store(tmp_path):

@@ -27,6 +27,7 @@ app = App(
     help="A test bed for diffusion and flow models on distributions whose exact law is known.",
     help_epilogue="Configurations are named by an id; what `runs/` holds is not computed again. Exit status: 0 done, "
     "2 bad input or a run that diverged, 130 interrupted (the same command goes on).",
+    suppress_keyboard_interrupt=False,
 )
 
 StoreOption = Annotated[
@@ -77,11 +78,10 @@ def run(
     from moonbed.experiments.reproduce import follow, rows
     from moonbed.experiments.store import Store
 
-    plugins: list[str] = []
     if what.endswith(".py"):
         from moonbed.experiments.plugins import experiments_in
 
-        named, plugins = experiments_in(what), [what]
+        named = experiments_in(what)
     else:
         named = {what: preset(what)}
     if budget is not None:
@@ -95,10 +95,10 @@ def run(
     where, jobs = Store(store), _jobs(jobs)
 
     wanted = {name: [experiment] for name, experiment in named.items()}
-    results, failures = _follow(follow(wanted, questions, draws, where, device, jobs, plugins), quiet)
+    results, failures = _follow(follow(wanted, questions, draws, where, device, jobs), quiet)
     found = {name: [results[e.id]] for name, e in named.items() if e.id in results}
     table = rows(found, questions, where, changes={}) if found else []
-    _print(table, questions, json)
+    _print(table, json)
     return _status(table, failures)
 
 
@@ -146,9 +146,9 @@ def reproduce(
     results, failures = _follow(job.follow(wanted, metrics, draws, where, device, _jobs(jobs)), quiet)
     found = {name: [results[e.id] for e in group if e.id in results] for name, group in wanted.items()}
     table = job.rows({name: group for name, group in found.items() if group}, metrics, where)
-    _print(table, metrics, json)
+    _print(table, json)
     if table:
-        written = _write(table, metrics, out, where)
+        written = _write(table, out, where)
         if not (json or quiet):
             _say(f"{', '.join(written)} in {out}{os.sep}; {time.monotonic() - started:.0f} s in all")
     return _status(table, failures)
@@ -168,12 +168,11 @@ def list_(kind: str | None = None, /, *, store: StoreOption = STORE, json: JsonO
     sections: dict[str, dict[str, str]] = {"presets": _changes()}
     sections |= {name.lower(): _summaries(k) for name, k in _kinds().items()}
     if kind is not None:
-        name = kind.lower()
-        name = name if name in sections or name == "runs" else name.rstrip("s")
+        plural = {name.rstrip("s"): name for name in [*sections, "runs"]}
+        name = plural.get(kind.lower().rstrip("s"), kind)
         if name == "runs":
             sections["runs"] = _runs(store)
-        _one_of("kind", name, [*sections, "runs"])
-        sections = {name: sections[name]}
+        sections = {name: sections[_one_of("kind", name, [*sections, "runs"])]}
     if json:
         _json(sections)
         return 0
@@ -267,7 +266,7 @@ def _show_member(member: type[Component], as_json: bool) -> int:
     return 0
 
 
-def _print(table: Sequence[Row], metrics: Sequence[Metric], as_json: bool) -> None:
+def _print(table: Sequence[Row], as_json: bool) -> None:
     from moonbed.report import tables
 
     if as_json:
@@ -277,10 +276,10 @@ def _print(table: Sequence[Row], metrics: Sequence[Metric], as_json: bool) -> No
 
         console = Console()
         width = console.width if console.is_terminal else 130
-        Console(width=max(width, 60)).print(tables.to_terminal(table, [m.label for m in metrics][:6]))
+        Console(width=max(width, 60)).print(tables.to_terminal(table, list(table[0].cells)[:6]))
 
 
-def _write(table: Sequence[Row], metrics: Sequence[Metric], out: Path, store: Any) -> list[str]:
+def _write(table: Sequence[Row], out: Path, store: Any) -> list[str]:
     """Tables and pictures of a reproduction."""
     import io
 
@@ -289,7 +288,7 @@ def _write(table: Sequence[Row], metrics: Sequence[Metric], out: Path, store: An
     from moonbed.experiments.evaluate import reference
     from moonbed.report import plots, tables
 
-    labels = [metric.label for metric in metrics]
+    labels = list(table[0].cells)
     files = {
         "table.csv": tables.to_csv(table),
         "table.md": tables.to_markdown(table, labels),

@@ -71,6 +71,9 @@ class SpecError(ValueError):
         self.problems = [(place, message) for place, message in problems]
         super().__init__("; ".join(f"{p}: {m}" if p else m for p, m in self.problems))
 
+    def __reduce__(self) -> tuple[type[SpecError], tuple[list[tuple[str, str]]]]:
+        return SpecError, (self.problems,)
+
 
 def nearest(name: object, known: Iterable[str]) -> str:
     """`'did you mean X? '` where a known name is close to `name`, then the list of all that is known."""

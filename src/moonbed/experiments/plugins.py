@@ -5,6 +5,7 @@ Running such a file runs its code, with all that this user may do.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib.util
 import sys
@@ -12,7 +13,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 
-from moonbed.component import SpecError
+from moonbed.component import Component, SpecError
+from moonbed.experiments.presets import PRESETS
 from moonbed.experiments.spec import Experiment
 
 
@@ -37,10 +39,16 @@ def load_file(path: str | Path) -> ModuleType:
 
 
 def experiments_in(path: str | Path) -> dict[str, Experiment]:
-    """Name -> experiment of a Python file: its variables, and the items of its lists and dicts. `SpecError` if none."""
+    """Name -> experiment of a Python file: those of its variable `experiments`, or else of all its variables.
+
+    A variable holds one experiment, or several in a list or a dict. Raises `SpecError` if there are none.
+    """
+    module = vars(load_file(path))
+    names = ["experiments"] if "experiments" in module else [name for name in module if not name.startswith("_")]
     found: dict[str, Experiment] = {}
-    for name, value in vars(load_file(path)).items():
-        if name.startswith("_"):
+    for name in names:
+        value = module[name]
+        if value is PRESETS:  # what nearly every such file imports
             continue
         if isinstance(value, Experiment):
             found[name] = value
@@ -51,6 +59,17 @@ def experiments_in(path: str | Path) -> dict[str, Experiment]:
     if not found:
         raise SpecError([(str(path), "defines no Experiment")])
     return found
+
+
+def files_of(components: Iterable[Component]) -> list[str]:
+    """The files that define the plug-in classes among components and their fields, for a process that needs them."""
+    found: dict[str, None] = {}
+    for component in components:
+        if component._plugin and (file := getattr(sys.modules.get(type(component).__module__), "__file__", None)):
+            found[file] = None
+        inner = [getattr(component, f.name) for f in dataclasses.fields(component)]
+        found |= dict.fromkeys(files_of(value for value in inner if isinstance(value, Component)))
+    return list(found)
 
 
 def _line(error: BaseException, path: Path) -> int:

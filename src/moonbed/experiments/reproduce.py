@@ -32,7 +32,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One experiment over its seeds; `cells` is keyed by the metric's label."""
+    """One experiment over its seeds; `cells` is keyed by the metric's label (and id, where two have the same)."""
 
     name: str
     change: str
@@ -68,14 +68,13 @@ def follow(
     store: Store,
     device: str = "auto",
     jobs: int = 1,
-    plugins: Sequence[str] = (),
 ) -> Iterator[tuple[str, Progress | Result | Failure]]:
     """Yield (what it is about, event) while experiments and their floors are computed; then `rows` reads them."""
     names = {e.id: name for name, group in wanted.items() for e in group}
-    for group, event in execute([e for g in wanted.values() for e in g], metrics, store, device, jobs, plugins):
+    for group, event in execute([e for g in wanted.values() for e in g], metrics, store, device, jobs):
         yield " + ".join(dict.fromkeys(names[e.id] for e in group)), event
     for target, n in dict.fromkeys((e.training.target, e.n) for group in wanted.values() for e in group):
-        for event in draw_floors(target, metrics, n, draws, store, jobs, plugins):
+        for event in draw_floors(target, metrics, n, draws, store, jobs):
             yield "floor", event
 
 
@@ -96,7 +95,8 @@ def rows(
             spec = found[0].experiment
             values = tuple(r.values[metric.id] for r in done)
             floor = floor_of(store, spec.training.target, metric, spec.n)
-            cells[metric.label] = Cell(metric, values, floor, known[k] if k < len(known) else None)
+            label = f"{metric.label} ({metric.id[:6]})" if metric.label in cells else metric.label
+            cells[label] = Cell(metric, values, floor, known[k] if k < len(known) else None)
         out.append(Row(name, changes.get(name, ""), tuple(found), cells))
     return out
 
@@ -118,7 +118,8 @@ def measure(
 ) -> list[Row]:
     """Run experiments by name (several of one name are its seeds) and return a row for each, with floors.
 
-    What the store holds is not computed again. Raises as `moonbed.experiments.run.run` does.
+    What the store holds is not computed again. Raises, and asks for a guard with several `jobs`, as
+    `moonbed.experiments.run.run` does.
     """
     wanted = {name: [e] if isinstance(e, Experiment) else list(e) for name, e in experiments.items()}
     chosen, where = suite(metrics), Store.at(store)

@@ -15,11 +15,11 @@ from moonbed._lazy import lazy_import
 from moonbed.component import SpecError, nearest
 from moonbed.diffusion.diffusers_bridge import Diffusers
 from moonbed.experiments.evaluate import evaluate, exploded, generate, load_floor, null_draw, reference, save_floor
-from moonbed.experiments.plugins import load_file
+from moonbed.experiments.plugins import files_of
 from moonbed.experiments.spec import Experiment, Training, grouped
 from moonbed.experiments.store import Store, StoreError, save_spec
 from moonbed.experiments.train import Diverged, State, train
-from moonbed.experiments.workers import Failure, Task, cores, run_tasks
+from moonbed.experiments.workers import Failure, Task, cores, run_tasks, warm_up
 from moonbed.metrics import Metric
 from moonbed.metrics.suites import SUITES
 from moonbed.targets import Target
@@ -87,6 +87,7 @@ def run(
     """Train, sample and evaluate experiments; what the store holds already is not computed again.
 
     Results come in the order of the experiments. A training that diverges is a result with the status "diverged".
+    With several `jobs`, a script needs the guard `if __name__ == "__main__":` that multiprocessing asks for.
     Raises `SpecError` for a bad configuration and `StoreError` for a store that cannot be written or is damaged.
     """
     if isinstance(experiments, Experiment):
@@ -121,12 +122,13 @@ def execute(
     store: Store,
     device: str = "auto",
     jobs: int = 1,
-    plugins: Sequence[str] = (),
 ) -> Iterator[tuple[list[Experiment], Progress | Result | Failure]]:
     """Yield (the experiments of one training, event); each experiment gets a `Result`, or its training a `Failure`."""
     device = choose_device(device)
     if jobs < 1:
         raise SpecError([("jobs", f"should be at least 1, given {jobs}")])
+    if jobs > 1:
+        warm_up()
     for sampler, schedule in dict.fromkeys((e.sampler, e.training.schedule) for e in experiments):
         if isinstance(sampler, Diffusers):  # only diffusers knows its schedulers; better asked now than after training
             sampler.make(schedule)
@@ -135,20 +137,18 @@ def execute(
     if jobs > 1:  # the longest first, so that no process is left alone with it at the end
         groups.sort(key=lambda group: -group[0].training.parameters() * group[0].training.steps)
     questions = [metric.spec() for metric in metrics]
+    files = files_of([*experiments, *metrics])
     tasks = [
-        Task(_complete, ([e.spec() for e in group], questions, str(store.root), device, tuple(plugins)))
-        for group in groups
+        Task(_complete, ([e.spec() for e in group], questions, str(store.root), device), files) for group in groups
     ]
     for index, event in run_tasks(tasks, jobs):
         yield groups[index], event
 
 
 def _complete(
-    specs: list[dict[str, Any]], questions: list[dict[str, Any]], root: str, device: str, plugins: Sequence[str]
+    specs: list[dict[str, Any]], questions: list[dict[str, Any]], root: str, device: str
 ) -> Iterator[Progress | Result]:
     """All experiments of one training, in a process that may be new."""
-    for path in plugins:
-        load_file(path)
     group = [Experiment.parse(spec) for spec in specs]
     metrics = [Metric.parse(spec) for spec in questions]
     store, training = Store(root), group[0].training
@@ -265,34 +265,38 @@ def draw_floors(
     draws: int,
     store: Store,
     jobs: int = 1,
-    plugins: Sequence[str] = (),
 ) -> Iterator[Progress | Failure]:
     """Bring the null draws of the metrics, exact samples under the same protocol, up to a number in the store."""
     held = {metric.id: load_floor(store, target, metric, n) for metric in metrics}
     missing = [(k, [m for m in metrics if len(held[m.id]) <= k]) for k in range(draws)]
     missing = [(k, who) for k, who in missing if who]
-    tasks = [Task(_null, (target.spec(), [m.spec() for m in who], n, k, tuple(plugins))) for k, who in missing]
-    fresh: dict[int, list[float]] = {}
-    for index, event in run_tasks(tasks, jobs):
+    files = files_of([target, *metrics])
+    tasks = [Task(_null, (target.spec(), [m.spec() for m in who], n, k), files) for k, who in missing]
+    fresh: dict[tuple[str, int], float] = {}
+    for done, (index, event) in enumerate(run_tasks(tasks, jobs), 1):
         if isinstance(event, Failure):
             yield event
             continue
-        fresh[index] = event
-        yield Progress("floor", len(fresh), len(tasks))
-    for metric in metrics:
-        values = list(held[metric.id])
-        for index, (k, who) in enumerate(missing):
-            if metric in who and index in fresh and len(values) == k:
-                values.append(fresh[index][who.index(metric)])
-        if len(values) > len(load_floor(store, target, metric, n)):  # another process may have drawn meanwhile
-            save_floor(store, target, metric, n, values)
+        k, who = missing[index]
+        fresh |= {(metric.id, k): value for metric, value in zip(who, event, strict=True)}
+        for metric in who:
+            _extend(store, target, metric, n, held[metric.id], fresh)
+        yield Progress("floor", done, len(tasks))
 
 
-def _null(
-    target: dict[str, Any], questions: list[dict[str, Any]], n: int, k: int, plugins: Sequence[str]
-) -> Iterator[Any]:
-    for path in plugins:
-        load_file(path)
+def _extend(
+    store: Store, target: Target, metric: Metric, n: int, values: list[float], fresh: dict[tuple[str, int], float]
+) -> None:
+    """Append to values, and keep, the draws that follow on them without a gap."""
+    before = len(values)
+    while (metric.id, len(values)) in fresh:
+        values.append(fresh[metric.id, len(values)])
+    # Another process may have drawn meanwhile
+    if len(values) > before and len(values) > len(load_floor(store, target, metric, n)):
+        save_floor(store, target, metric, n, values)
+
+
+def _null(target: dict[str, Any], questions: list[dict[str, Any]], n: int, k: int) -> Iterator[Any]:
     yield null_draw(Target.parse(target), [Metric.parse(q) for q in questions], n, k)
 
 

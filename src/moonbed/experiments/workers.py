@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import multiprocessing.forkserver as forkserver
 import os
 import signal
 import time
@@ -19,6 +20,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from moonbed.component import SpecError
+from moonbed.experiments.plugins import load_file
 
 __all__ = ["Failure", "Task", "cores", "run_tasks"]
 
@@ -28,10 +30,14 @@ ATTEMPTS = 3
 
 @dataclass(frozen=True)
 class Task:
-    """`function(*args)` returns an iterator of picklable events; both are picklable themselves."""
+    """`function(*args)` returns an iterator of picklable events; both are picklable themselves.
+
+    `files` are the Python files that define the plug-in classes which the arguments speak of.
+    """
 
     function: Callable[..., Iterator[Any]]
     args: tuple[Any, ...]
+    files: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,16 @@ def run_tasks(tasks: Sequence[Task], jobs: int) -> Iterator[tuple[int, Any]]:
     yield from _Pool(tasks, jobs).run()
 
 
+def warm_up() -> Any:
+    """Start the server of processes, which imports what they need while this process goes on; returns its context."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["moonbed.experiments._preload"])
+    forkserver.ensure_running()
+    return context
+
+
 def _events(task: Task) -> Iterator[Any]:
     import torch
     from threadpoolctl import threadpool_limits
@@ -65,6 +81,8 @@ def _events(task: Task) -> Iterator[Any]:
     torch.set_num_threads(1)  # the order of a sum depends on the number of threads, and so do the last bits
     limits = threadpool_limits(1)
     try:
+        for path in task.files:
+            load_file(path)
         yield from task.function(*task.args)
     except Exception as error:
         known = isinstance(error, SpecError) or type(error).__module__.startswith("moonbed.")
@@ -93,10 +111,7 @@ class _Pool:
     """Processes at work, each with the index of its task."""
 
     def __init__(self, tasks: Sequence[Task], jobs: int) -> None:
-        method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-        self.context: Any = multiprocessing.get_context(method)
-        if method == "forkserver":
-            self.context.set_forkserver_preload(["moonbed.experiments._preload"])
+        self.context = warm_up()
         self.tasks, self.jobs = tasks, jobs
         self.waiting = list(range(len(tasks)))[::-1]
         self.attempts = [0] * len(tasks)

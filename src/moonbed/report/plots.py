@@ -64,8 +64,11 @@ def _panels(panels: Sequence[Panel], columns: int, title: str) -> Figure:
 
 def pair(title: str, target: Any, samples: Any) -> Figure:
     """Target beside generated, on the target's axes."""
-    n = f"n = {len(samples):,}"
-    return _panels([Panel(f"target, {n}", target, False), Panel(f"generated, {n}", samples, True)], 2, title)
+    panels = [
+        Panel(f"target, n = {len(target):,}", target, False),
+        Panel(f"generated, n = {len(samples):,}", samples, True),
+    ]
+    return _panels(panels, 2, title)
 
 
 def overview(title: str, target: Any, rows: Sequence[tuple[str, Any]]) -> Figure:

@@ -1,0 +1,206 @@
+"""Real processes that are killed: what they leave is resumed to the bits of an uninterrupted run."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from small import files
+
+from moonbed.experiments import Store
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc"),
+]
+
+DRIVER = """
+import importlib, sys
+importlib.import_module("moonbed.experiments.run").CHECKPOINT_SECONDS = 0.0
+from moonbed.cli import main
+if __name__ == "__main__":
+    main(sys.argv[1:])
+"""
+STEPS = 1500
+WORDS = [
+    *("run", "ema", f"training.steps={STEPS}", "training.batch=64", "training.points=1000", "training.seed=0,1"),
+    *("sampler.steps=5", "n=50", "--metrics", "SlicedW1", "--draws", "2", "--device", "cpu"),
+]
+PATIENCE = 120
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory):
+    """The command with a checkpoint after every block, also in its workers, which import this file."""
+    path = tmp_path_factory.mktemp("driver") / "driver.py"
+    path.write_text(DRIVER)
+    return path
+
+
+def start(driver: Path, store: Path, jobs: int) -> subprocess.Popen:
+    words = [sys.executable, str(driver), *WORDS, "--store", str(store), "--jobs", str(jobs)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, start_new_session=True
+    )
+
+
+def finish(process: subprocess.Popen) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=PATIENCE)
+    return process.returncode, out, err
+
+
+def wait_for(condition, process: subprocess.Popen):
+    """The first true value of `condition()`; fails when the process ends before."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        value = condition()
+        if value:
+            return value
+        assert process.poll() is None, f"ended too early: {process.communicate()}"
+        time.sleep(0.01)
+    pytest.fail("waited too long")
+
+
+def checkpoints(store: Path) -> set[str]:
+    return {str(p) for p in store.glob("*/checkpoint-*.safetensors")}
+
+
+def step_of(checkpoint: str) -> int:
+    return int(Path(checkpoint).stem.removeprefix("checkpoint-"))
+
+
+def in_session(leader: int) -> dict[int, tuple[int, str]]:
+    """Process -> (its parent, command line), of the living processes of a session."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            state, parent, _, session = (path / "stat").read_text().rpartition(")")[2].split()[:4]
+            if int(session) == leader and state != "Z":
+                line = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                found[int(path.name)] = int(parent), line
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def workers(leader: int) -> list[int]:
+    """The processes that the server forked, which have its command line."""
+    servers = {pid: parent for pid, (parent, line) in in_session(leader).items() if "forkserver" in line}
+    return [pid for pid, parent in servers.items() if parent in servers]
+
+
+def end_session(process: subprocess.Popen) -> None:
+    for pid in in_session(process.pid):
+        os.kill(pid, signal.SIGKILL)
+    process.communicate()
+
+
+@pytest.fixture(scope="module")
+def two(driver, tmp_path_factory):
+    """A store, and what two commands printed that worked on it at once and were left alone."""
+    store = tmp_path_factory.mktemp("whole")
+    both = [start(driver, store, 1) for _ in range(2)]
+    return store, [finish(process) for process in both]
+
+
+@pytest.fixture(scope="module")
+def whole(two):
+    """The files of a run that nobody interrupted."""
+    found = files(two[0], (".npy", ".safetensors", ".jsonl"))
+    assert len(found) == 6
+    return found
+
+
+def complete(driver: Path, store: Path, jobs: int, whole: dict[str, str]) -> None:
+    code, _, err = finish(start(driver, store, jobs))
+    assert code == 0, err
+    assert files(store, (".npy", ".safetensors", ".jsonl")) == whole
+    assert not list(store.rglob(".*.*.????????")), "half written files were left"
+    assert not checkpoints(store)
+    assert len(Store(store).runs()) == 2
+
+
+def test_two_commands_on_one_training(two):
+    """One trains, the other waits and finds it done; both print the same table."""
+    _, done = two
+    assert [code for code, _, _ in done] == [0, 0]
+    assert done[0][1] == done[1][1]
+    trained = [line for _, _, err in done for line in err.splitlines() if f": train {STEPS:,} in" in line]
+    assert sorted(line.split(": train")[0] for line in trained) == ["ema training.seed=0", "ema training.seed=1"]
+
+
+def test_killed_again_and_again_it_ends_with_the_same_bits(driver, tmp_path, whole):
+    """SIGKILL at random moments while it trains: once to the parent alone, whose workers then end by themselves, then
+    to all processes at once. Another number of jobs makes an end of it.
+    """
+    chance, steps = random.Random(5), []
+    for who in ("parent", "all"):
+        before = checkpoints(tmp_path)
+        process = start(driver, tmp_path, 2)
+        try:
+            wait_for(lambda before=before: checkpoints(tmp_path) - before, process)
+            time.sleep(chance.uniform(0, 0.3))
+            if who == "parent":
+                assert workers(process.pid)
+                process.kill()
+                process.wait(PATIENCE)
+                deadline = time.monotonic() + PATIENCE / 4
+                while workers(process.pid) and time.monotonic() < deadline:
+                    time.sleep(0.05)
+                assert not workers(process.pid)
+        finally:
+            end_session(process)
+        assert process.returncode == -signal.SIGKILL
+        names = sorted(checkpoints(tmp_path), key=step_of)
+        steps.append({Path(n).parent.name: step_of(n) for n in names})
+    first, second = steps  # training -> its last step; a training without one is done
+    assert first
+    assert all(second.get(training, STEPS) >= step for training, step in first.items())
+    assert any(second.get(training, STEPS) > step for training, step in first.items())
+    complete(driver, tmp_path, 1, whole)
+
+
+@pytest.mark.parametrize(("to", "jobs"), [("process", 1), ("group", 2)])
+def test_ctrl_c(driver, tmp_path, whole, to, jobs):
+    """One clear line, status 130, a checkpoint, and the same command goes on; a terminal signals the whole group."""
+    process = start(driver, tmp_path, jobs)
+    try:
+        wait_for(lambda: checkpoints(tmp_path), process)
+        if to == "process":
+            process.send_signal(signal.SIGINT)
+        else:
+            os.killpg(process.pid, signal.SIGINT)
+        code, out, err = finish(process)
+    finally:
+        end_session(process)
+    assert code == 130
+    assert out == ""
+    assert err.splitlines()[-1] == (
+        "moonbed: interrupted; what was done is kept, and the same command goes on from there"
+    )
+    assert "Traceback" not in err
+    assert err.count("moonbed:") == 1
+    assert list(tmp_path.glob("*/checkpoint.json"))
+    complete(driver, tmp_path, 1, whole)
+
+
+def test_a_worker_that_is_killed_is_started_again(driver, tmp_path, whole):
+    process = start(driver, tmp_path, 2)
+    try:
+        wait_for(lambda: checkpoints(tmp_path), process)
+        victims = wait_for(lambda: workers(process.pid), process)
+        os.kill(victims[0], signal.SIGKILL)
+        code, out, err = finish(process)
+    finally:
+        end_session(process)
+    assert code == 0, err
+    assert out.count("measured") >= 2
+    assert files(tmp_path, (".npy", ".safetensors", ".jsonl")) == whole
+    assert "Traceback" not in err
