@@ -2,7 +2,7 @@
 
 schedules     alpha, sigma > 0 and falling SNR on [0, 1]; time(logsnr(t)) = t; derivatives = finite differences
 predictions   the right F gives back x_0; eps, score and velocity follow from it; F and x_0 determine each other
-targets       mass one; denoiser = (x + sigma² grad log p_t)/alpha (Tweedie); samples follow the density
+targets       mass one; denoiser = (x + sigma² grad log p_t)/alpha (Tweedie); samples follow the density; labels, Bayes
 samplers      order of convergence on the exact denoiser; the law of what they return
 """
 
@@ -188,11 +188,42 @@ def grid(low: Tensor, high: Tensor, n: int) -> tuple[Tensor, float]:
     return torch.cartesian_prod(*axes).reshape(-1, len(axes)), float(((high - low) / n).prod())
 
 
-def target_has_mass_one(target: Target, tolerance: float = 1e-3, n: int = 160) -> None:
+def _proposal(target: Target, alpha: float, sigma: float, n: int, stream: Stream) -> tuple[Tensor, Tensor]:
+    """n draws of a law near p_t (Gaussians a little wider than sigma around 1,024 samples) and its log density."""
+    centres, wide = alpha * target.sample(1024, stream), 1.2 * sigma
+    picked = centres[stream.integers(len(centres), (n,))]
+    x = picked + wide * stream.normal((n, target.dim), torch.float64)
+    return x, _log_kde(x, centres, wide)
+
+
+def _log_kde(x: Tensor, centres: Tensor, std: float) -> Tensor:
+    log_p = torch.logsumexp(-((torch.cdist(x, centres) / std) ** 2) / 2, dim=1)
+    return log_p - math.log(len(centres)) - x.shape[1] / 2 * math.log(2 * math.pi * std**2)
+
+
+def _is_one(values: Tensor, what: str) -> None:
+    """The mean of independent values is one, within five standard errors and these within 0.03."""
+    mean, error = float(values.mean()), float(values.std()) / len(values) ** 0.5
+    hold(error < 0.03 and abs(mean - 1) < 5 * error, f"{what}: {mean:.4f} ± {error:.4f}, not 1")
+
+
+def target_has_mass_one(target: Target, tolerance: float = 1e-3) -> None:
+    """On a grid, up to 480 points a side; in more than two dimensions by importance sampling, at much noise."""
     for alpha, sigma in LEVELS:
-        points, cell = grid(*_box(target, alpha, sigma, Rng(0).stream("box")), n)
-        mass = float(target.log_prob(points, alpha, sigma).exp().sum()) * cell
-        hold(abs(mass - 1) < tolerance, f"mass {mass:.6f} at alpha = {alpha}, sigma = {sigma}")
+        if target.dim > 2:
+            if sigma > 0.5:
+                x, log_q = _proposal(target, alpha, sigma, 4_000, Rng(0).stream("proposal"))
+                _is_one((target.log_prob(x, alpha, sigma) - log_q).exp(), f"mass at alpha = {alpha}, sigma = {sigma}")
+            continue
+        for n in (120, 240, 480):
+            points, cell = grid(*_box(target, alpha, sigma, Rng(0).stream("box")), n)
+            log_p = target.log_prob(points, alpha, sigma)
+            mass = float(log_p.exp().sum()) * cell
+            allowed = tolerance if log_p.isfinite().all() else 10 * tolerance  # a grid does not see edges well
+            if abs(mass - 1) < allowed:
+                break
+        else:
+            hold(False, f"mass {mass:.6f} at alpha = {alpha}, sigma = {sigma}")
 
 
 def target_is_tweedie(target: Target) -> None:
@@ -207,6 +238,70 @@ def target_is_tweedie(target: Target) -> None:
         close(target.denoise(x, alpha, sigma), wanted, f"Tweedie at alpha = {alpha}, sigma = {sigma}", 1e-7, 1e-7)
 
 
+def target_score_is_gradient(target: Target) -> None:
+    """The score is the gradient of the log density, by automatic differentiation; without noise where it exists."""
+    for alpha, sigma in LEVELS:
+        x = alpha * target.sample(200, Rng(9).stream("x")) + sigma * Rng(9).stream("eps").normal((200, target.dim))
+        x.requires_grad_()
+        (wanted,) = torch.autograd.grad(target.log_prob(x, alpha, sigma).sum(), x)
+        try:
+            got = target.score(x.detach(), alpha, sigma)
+        except ValueError:
+            hold(sigma == 0, f"no score at alpha = {alpha}, sigma = {sigma}")
+            continue
+        close(got, wanted, f"score at alpha = {alpha}, sigma = {sigma}", 1e-7, 1e-7)
+
+
+def target_is_finite_far_out(target: Target) -> None:
+    far = torch.tensor([[1e3], [-1e3], [60.0]]) * torch.ones(target.dim) / torch.arange(1, target.dim + 1)
+    for alpha, sigma in [(1.0, 0.01), (0.9, 0.1), (0.01, 1.0), (5e-5, 1.0), (1.0, 50.0)]:
+        for name in ("log_prob", "denoise", "score", "label_probs"):
+            value = getattr(target, name)(far, alpha, sigma)
+            hold(value.isfinite().all(), f"{name} is not finite at {far.tolist()}, alpha = {alpha}, sigma = {sigma}")
+
+
+def target_labels_follow_bayes(target: Target) -> None:
+    """sum_y P(y) p_t(x | y) = p_t(x), and P(y | x) = P(y) p_t(x | y)/p_t(x)."""
+    weights = target.label_weights
+    hold(weights.shape == (target.classes,) and (weights > 0).all(), f"label_weights are {weights}")
+    close(weights.sum(), torch.tensor(1.0, dtype=torch.float64), "sum of label_weights")
+    parts = [target.given(label) for label in range(target.classes)]
+    for alpha, sigma in LEVELS:
+        x = alpha * target.sample(100, Rng(10).stream("x")) + sigma * Rng(10).stream("eps").normal((100, target.dim))
+        joint = torch.stack([part.log_prob(x, alpha, sigma) for part in parts], dim=1) + torch.log(weights)
+        log_p = target.log_prob(x, alpha, sigma)
+        close(joint.logsumexp(1), log_p, f"sum over labels at alpha = {alpha}, sigma = {sigma}")
+        posterior = (joint - log_p[:, None]).exp()
+        close(target.label_probs(x, alpha, sigma), posterior, f"posterior at alpha = {alpha}, sigma = {sigma}")
+        if sigma > 0:
+            mean = sum(posterior[:, [y]] * part.denoise(x, alpha, sigma) for y, part in enumerate(parts))
+            close(target.denoise(x, alpha, sigma), mean, "denoise = mean over labels of theirs", 1e-8, 1e-8)
+    for unknown in (target.classes, -1):
+        try:
+            target.given(unknown)
+        except ValueError:
+            continue
+        hold(False, f"label {unknown} is accepted")
+
+
+def target_samples_carry_their_labels(target: Target, n: int = 10_000, limit: float = 5.5) -> None:
+    """Calibration: sum (1[y = k] - P(k | x)) f(x) is zero within its standard error, for f = 1, x_j, x_j x_l."""
+    x, labels = target.sample_labelled(n, Rng(11).stream("x"))
+    hold(labels.dtype == torch.int64 and labels.shape == (n,), f"labels are {labels.dtype} {tuple(labels.shape)}")
+    hold(torch.equal(x, target.sample(n, Rng(11).stream("x"))), "sample is not the first part of sample_labelled")
+    expected = n * target.label_weights
+    z = (torch.bincount(labels, minlength=target.classes) - expected) / torch.sqrt(
+        expected * (1 - target.label_weights) + 1e-9
+    )
+    hold(z.abs().max() < limit, f"labels are not drawn with label_weights (z = {z.tolist()})")
+    probs = target.label_probs(x)
+    one = torch.ones(n, 1, dtype=torch.float64)
+    f = torch.cat([one, x[:, :3], x[:, :1] * x[:, :2]], dim=1)
+    off = torch.nn.functional.one_hot(labels, target.classes) - probs
+    spread = torch.sqrt((probs * (1 - probs)).T @ f**2 + 1)  # + 1: a label that is nearly sure has next to no spread
+    hold(((off.T @ f).abs() < limit * spread).all(), "labels do not follow label_probs")
+
+
 def target_accepts_float32(target: Target) -> None:
     x = target.sample(50, Rng(2).stream("x"))
     for got, wanted in (
@@ -219,19 +314,32 @@ def target_accepts_float32(target: Target) -> None:
 
 
 def target_samples_follow_density(target: Target, n: int = 20_000, level: float = 1e-4) -> None:
-    """Chi-square of counts in cells of a grid, whose probabilities are integrals of the density."""
+    """Chi-square of counts in cells of a grid, whose probabilities are integrals of the density.
+
+    In more than two dimensions, the mean over samples of q(x)/p(x), which is one for any law q that p covers.
+    """
     x = target.sample(n, Rng(3).stream("sample"))
     hold(x.shape == (n, target.dim) and x.dtype == torch.float64, f"samples are {x.dtype} {tuple(x.shape)}")
-    cells, fine = 24, 12
-    low, high = _box(target, 1.0, 0.0, Rng(4).stream("box"))
-    points, volume = grid(low, high, cells * fine)
+    if target.dim > 2:
+        x = x[:4_000] + 0.3 * Rng(3).stream("eps").normal((4_000, target.dim), torch.float64)
+        log_q = _log_kde(x, target.sample(1024, Rng(4).stream("centres")), 0.27)
+        return _is_one((log_q - target.log_prob(x, 1.0, 0.3)).exp(), "mean of q/p over samples")
+    sigma = 0.0 if target.log_prob(x[:1] + 1e3).isfinite().all() else 0.1  # a grid does not see edges well
+    x = x + sigma * Rng(3).stream("eps").normal(x.shape, torch.float64)
+    low, high = _box(target, 1.0, sigma, Rng(4).stream("box"))
+    cells = 24
 
     def place(y: Tensor) -> Tensor:
         index = ((y - low) / (high - low) * cells).long().clamp(0, cells - 1)
         return (index * cells ** torch.arange(target.dim)).sum(1)
 
     size = cells**target.dim
-    expected = n * torch.bincount(place(points), weights=target.log_prob(points).exp() * volume, minlength=size)
+    for fine in (8, 16):
+        points, volume = grid(low, high, cells * fine)
+        weights = target.log_prob(points, 1.0, sigma).exp() * volume
+        if abs(float(weights.sum()) - 1) < 1e-4:
+            break
+    expected = n * torch.bincount(place(points), weights=weights, minlength=size)
     hold(chi_square_p(torch.bincount(place(x), minlength=size), expected) > level, "samples do not follow the density")
 
 
@@ -256,8 +364,12 @@ def target_is_reproducible(target: Target) -> None:
 TARGET_LAWS: list[Callable[[Target], None]] = [
     target_has_mass_one,
     target_is_tweedie,
+    target_score_is_gradient,
+    target_is_finite_far_out,
     target_accepts_float32,
     target_samples_follow_density,
+    target_labels_follow_bayes,
+    target_samples_carry_their_labels,
     target_is_reproducible,
 ]
 

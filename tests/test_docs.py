@@ -50,7 +50,7 @@ def commands():
             yield shlex.split(line, comments=True)
 
 
-@pytest.mark.parametrize("words", commands(), ids=" ".join)
+@pytest.mark.parametrize("words", list(commands()), ids=" ".join)
 def test_commands_parse(words, tmp_path, monkeypatch):
     """Every command line of the docs is one: what it names exists, and its changes fit the preset."""
     from moonbed.cli import app

@@ -9,7 +9,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moonbed.metrics.significance import Floor, interval, spread
+from moonbed.metrics.significance import Floor, holm, interval, spread
 
 INF, NAN = math.inf, math.nan
 numbers = st.floats(-1e6, 1e6)
@@ -129,3 +129,18 @@ def test_interval_of_too_little_and_of_what_is_not_finite():
     for level in (0, 1, 95):
         with pytest.raises(ValueError, match="between 0 and 1"):
             interval([1.0, 2.0], level)
+
+
+def test_holm():
+    """The example of R's documentation of p.adjust, and the definition by closed testing on three."""
+    assert holm([0.01, 0.02, 0.03, 0.04, 0.05]) == pytest.approx([0.05, 0.08, 0.09, 0.09, 0.09])
+    assert holm([0.04, 0.001, 0.03]) == pytest.approx([0.06, 0.003, 0.06])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([math.nan, 0.01]) == pytest.approx([1.0, 0.02])
+    assert holm([]) == []
+
+
+def test_holm_holds_the_family_wise_level():
+    rng = np.random.default_rng(0)
+    falsely = np.mean([min(holm(rng.random(10))) < 0.1 for _ in range(2000)])
+    assert 0.07 < falsely < 0.12

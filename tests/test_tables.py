@@ -79,7 +79,7 @@ def measured(text: str, mark: str = "measured") -> str:
         (None, "–"),
         (NAN, "not finite"),
         (-INF, "not finite"),
-        (0.0, "0.0000"),
+        (0.0, "0"),
         (0.043403, "0.0434"),
         (0.000001, "1e-06"),
         (-0.00012, "-0.00012"),
@@ -226,6 +226,7 @@ def test_json_has_a_floor_beside_every_value_and_every_run():
     assert data["metrics"][LABELS[0]] == {
         "values": [0.5],
         "published": None,
+        "p_value": 0.25,  # larger than all three draws
         "floor": {"mean": pytest.approx(0.2), "lo": pytest.approx(0.11), "hi": pytest.approx(0.29), "draws": 3},
     }
     assert [(r["status"], r["seed"]) for r in data["runs"]] == [("done", 0), ("diverged", 0)]

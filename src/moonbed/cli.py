@@ -275,8 +275,11 @@ def _print(table: Sequence[Row], as_json: bool) -> None:
         from rich.console import Console
 
         console = Console()
-        width = console.width if console.is_terminal else 130
-        Console(width=max(width, 60)).print(tables.to_terminal(table, list(table[0].cells)[:6]))
+        width = console.width if console.is_terminal else 140
+        labels = list(table[0].cells)
+        if any(cell.published is not None for row in table for cell in row.cells.values()):
+            labels = labels[: tables.WIDE]  # the published ones
+        Console(width=max(width, 60)).print(tables.to_terminal(table, labels))
 
 
 def _write(table: Sequence[Row], out: Path, store: Any) -> list[str]:

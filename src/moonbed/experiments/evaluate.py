@@ -48,6 +48,12 @@ def reference(experiment: Experiment) -> Any:
     return experiment.training.target.dataset(experiment.n, experiment.rng.stream("reference")).numpy()
 
 
+def trained_on(experiment: Experiment) -> Any:
+    """(k, dim) float64 array: the points that the model was trained on."""
+    training = experiment.training
+    return training.target.dataset(training.points, training.rng.stream("data")).numpy()
+
+
 def exploded(samples: Any, points: Any) -> int:
     """How many samples are not finite or lie far outside of all reference points."""
     with np.errstate(over="ignore", invalid="ignore"):
@@ -66,7 +72,8 @@ def evaluate(experiment: Experiment, folder: Folder, metrics: Sequence[Metric]) 
         if stored is None:
             if evaluation is None:
                 samples = np.load(io.BytesIO(folder.file("samples.npy")), allow_pickle=False)
-                evaluation = Evaluation(samples, reference(experiment), experiment.rng.child("metrics"))
+                rng, target = experiment.rng.child("metrics"), experiment.training.target
+                evaluation = Evaluation(samples, reference(experiment), rng, law=target, train=trained_on(experiment))
             value = float(metric(evaluation))
             folder.write_json(name, {"metric": metric.spec(), "n": experiment.n, "value": value})
         else:
@@ -95,5 +102,6 @@ def null_draw(target: Target, metrics: Sequence[Metric], n: int, number: int) ->
     """Values of the metrics on n exact samples of the target, held against its data set; draw `number` of many."""
     rng = Rng(0).child("floor", target.id, n, number)
     samples = target.sample(n, rng.stream("samples"))
-    evaluation = Evaluation(samples.numpy(), target.dataset(n, rng.stream("reference")).numpy(), rng.child("metrics"))
+    reference, train = (target.dataset(n, rng.stream(name)).numpy() for name in ("reference", "train"))
+    evaluation = Evaluation(samples.numpy(), reference, rng.child("metrics"), law=target, train=train)
     return [float(metric(evaluation)) for metric in metrics]

@@ -78,9 +78,9 @@ class Budget:
 
 
 BUDGETS: Mapping[str, Budget] = {
-    "quick": Budget({"training.steps": 2_000, "n": 1_000}, seeds=2, draws=24),
+    "quick": Budget({"training.steps": 1_500, "sampler.steps": 250, "n": 1_000}, seeds=2, draws=20),
     "paper": Budget(
-        {"training.steps": 40_000, "training.batch": 512, "sampler.steps": 1_000, "n": 5_000}, seeds=1, draws=24
+        {"training.steps": 40_000, "training.batch": 512, "sampler.steps": 1_000, "n": 5_000}, seeds=1, draws=20
     ),
 }
 

@@ -29,6 +29,13 @@ class Cell:
     floor: Floor | None
     published: float | None = None
 
+    @property
+    def p_value(self) -> float | None:
+        """Of one value against the floor; None for several seeds, without a floor and without a value."""
+        if self.floor is None or len(self.values) != 1:
+            return None
+        return self.floor.p_value(self.values[0], self.metric.lower_is_better)
+
 
 @dataclass(frozen=True)
 class Row:

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-__all__ = ["Floor", "Spread", "interval", "spread"]
+__all__ = ["Floor", "Spread", "holm", "interval", "spread"]
 
 
 @dataclass(frozen=True)
@@ -123,3 +123,17 @@ def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float
 
     half = float(stdtrit(len(values) - 1, (1 + level) / 2)) * sd / math.sqrt(len(values))
     return mean - half, mean + half
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted for their number, so that all those below a may be rejected with P(any falsely) <= a.
+
+    Holm, A simple sequentially rejective multiple test procedure, 1979: the smallest of m is multiplied by m, the next
+    by m - 1, and so on, and none falls below one before it. It holds under any dependence. NaN counts as 1.
+    """
+    p = [1.0 if math.isnan(value) else value for value in p_values]
+    out, worst = [1.0] * len(p), 0.0
+    for rank, k in enumerate(sorted(range(len(p)), key=p.__getitem__)):
+        worst = max(worst, min(1.0, (len(p) - rank) * p[k]))
+        out[k] = worst
+    return out

@@ -137,10 +137,11 @@ class C2ST(Metric):
     """Classifier two-sample test: cross-validated score of a classifier that tells samples from reference.
 
     Standardise by the training folds, then an RBF support vector machine (C = 1, gamma = 1/(dim var), scikit-learn's
-    "scale"), logistic regression (L2, C = 1) or histogram gradient boosting (scikit-learn's defaults). `score` "auc" is the mean over folds of 2|AUC - 1/2|, which the
-    absolute value biases up: 0.02 at n = 5,000 for perfect samples. "mean-auc" takes the mean over folds first, so that
-    folds on either side of 1/2 cancel. "accuracy" is the mean accuracy, for perfect
-    samples of equal number a little below 1/2: where points are held out, fewer of their class are left to learn from.
+    "scale"), logistic regression (L2, C = 1) or histogram gradient boosting (scikit-learn's defaults). `score` "auc" is
+    the mean over folds of 2|AUC - 1/2|, which the absolute value biases up: 0.02 at n = 5,000 for perfect samples.
+    "mean-auc" takes the mean over folds first, so that folds on either side of 1/2 cancel. "accuracy" is the mean
+    accuracy, for perfect samples of equal number a little below 1/2: where points are held out, fewer of their class
+    are left to learn from.
     More accuracy is worse samples, but less than that is no better, it says that rows depend on each other. So
     `lower_is_better` is None there, and the test two-sided.
 

@@ -10,6 +10,7 @@ import csv
 import io
 import math
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from moonbed.metrics.significance import spread
@@ -22,13 +23,17 @@ if TYPE_CHECKING:
 __all__ = ["to_csv", "to_json", "to_latex", "to_markdown", "to_terminal"]
 
 
+WIDE = 6
+"""Metrics that a terminal shows side by side; more of them stand below one another."""
+
+
 def number(value: float | None) -> str:
     """Four significant digits at most, as a reader would write it."""
     if value is None:
         return "–"
     if not math.isfinite(value):
         return "not finite"
-    return f"{value:.3g}" if abs(value) >= 1000 or 0 < abs(value) < 5e-4 else f"{value:.4f}"
+    return f"{value:.3g}" if abs(value) >= 1000 or 0 <= abs(value) < 5e-4 else f"{value:.4f}"
 
 
 def measured(cell: Cell) -> str:
@@ -77,15 +82,37 @@ def caption(rows: Sequence[Row]) -> str:
 
 
 def to_terminal(rows: Sequence[Row], labels: Sequence[str]) -> Table:
-    """A rich table; each row has a line for the published values, one for the measured ones, one for the floor."""
+    """A rich table: a column for each metric where there are few of them, a line for each where there are many."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table
 
     notes_below = "".join(f"\n[red]{escape(f'{row.name}: {note}')}[/]" for row in rows if (note := notes(row)))
     table = Table(caption=caption(rows) + notes_below, caption_justify="left", pad_edge=False, box=box.SIMPLE_HEAD)
-    for title in ("row", "", *labels):
+    many = len(labels) > WIDE
+    for title in ("row", "metric", "measured", "floor", "p") if many else ("row", "", *labels):
         table.add_column(title, overflow="fold")
+    (_add_lines if many else _add_columns)(table, rows, labels)
+    return table
+
+
+def _add_lines(table: Table, rows: Sequence[Row], labels: Sequence[str]) -> None:
+    from rich.markup import escape
+
+    for row in rows:
+        about = [f"[bold]{escape(row.name)}", f"[dim]{row.results[0].parameters:,} p.", f"[dim]{seconds(row):.0f} s"]
+        for head, label in zip_longest(about[: len(labels)], labels, fillvalue=""):
+            cell = row.cells[label]
+            mark = " [green]≈[/]" if within_floor(cell) else ""
+            p = cell.p_value
+            table.add_row(head, label, f"[bold]{measured(cell)}[/]{mark}", f"[dim]{floor(cell)}", number(p))
+        table.add_section()
+
+
+def _add_columns(table: Table, rows: Sequence[Row], labels: Sequence[str]) -> None:
+    """For each row a line with the published values, one with the measured ones, one with the floor."""
+    from rich.markup import escape
+
     for row in rows:
         cells = [row.cells[label] for label in labels]
         if any(c.published is not None for c in cells):
@@ -97,7 +124,6 @@ def to_terminal(rows: Sequence[Row], labels: Sequence[str]) -> Table:
         table.add_row(head, "[bold]measured", *(f"[bold]{m}[/]" for m in marked))
         table.add_row(f"[dim]{seconds(row):.0f} s", "[dim]floor", *(f"[dim]{floor(c)}" for c in cells))
         table.add_section()
-    return table
 
 
 def flat(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -115,6 +141,7 @@ def flat(rows: Sequence[Row]) -> list[dict[str, Any]]:
                     "mean": mean,
                     "sd": sd,
                     "seeds": len(cell.values),
+                    "p_value": cell.p_value,
                     "diverged": len(row.results) - len(row.done),
                     "exploded": sum(r.exploded for r in row.done),
                     "n": row.results[0].experiment.n,
@@ -200,6 +227,7 @@ def to_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
             label: {
                 "values": [_json(v) for v in cell.values],
                 "published": cell.published,
+                "p_value": cell.p_value,
                 "floor": None
                 if cell.floor is None
                 else {

@@ -6,10 +6,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from moonbed._lazy import lazy_import
-from moonbed.component import NonNegativeInt, PositiveFloat
+from moonbed.component import NonNegativeInt
 from moonbed.rng import Stream
-from moonbed.targets.base import Target
-from moonbed.targets.curves import TwoMoons
+from moonbed.targets.base import Law, Level, Target
+from moonbed.targets.curves import Noise, TwoMoons
 
 if TYPE_CHECKING:
     import torch
@@ -22,11 +22,12 @@ class PublishedMoons(Target):
     """scikit-learn's `make_moons`, standardised by its own mean and standard deviation, drawn with a fixed seed.
 
     Its data sets are not iid: the angles are a regular grid, half the points lie on each moon, and every set of the
-    same size is the same one (`seed`), whatever stream it is asked with. The exact law behind it, which `sample`,
-    `log_prob` and `denoise` speak of, is `TwoMoons(noise)`.
+    same size is the same one (`seed`), whatever stream it is asked with. The exact law behind it, which everything but
+    `dataset` speaks of, is `TwoMoons(noise)`.
     """
 
-    noise: PositiveFloat = 0.05
+    classes = 2
+    noise: Noise = 0.05
     seed: NonNegativeInt = 42
 
     @cached_property
@@ -34,14 +35,31 @@ class PublishedMoons(Target):
         """The exact law that the grid approximates."""
         return TwoMoons(noise=self.noise)
 
+    @property
+    def mean(self) -> Tensor:
+        return self.law.mean
+
+    @property
+    def scale(self) -> Tensor:
+        return self.law.scale
+
     def sample(self, n: int, stream: Stream) -> Tensor:
         return self.law.sample(n, stream)
 
-    def log_prob(self, x: Tensor, alpha: float = 1.0, sigma: float = 0.0) -> Tensor:
+    def sample_labelled(self, n: int, stream: Stream) -> tuple[Tensor, Tensor]:
+        return self.law.sample_labelled(n, stream)
+
+    def log_prob(self, x: Tensor, alpha: Level = 1.0, sigma: Level = 0.0) -> Tensor:
         return self.law.log_prob(x, alpha, sigma)
 
-    def denoise(self, x_t: Tensor, alpha: float, sigma: float) -> Tensor:
+    def denoise(self, x_t: Tensor, alpha: Level, sigma: Level) -> Tensor:
         return self.law.denoise(x_t, alpha, sigma)
+
+    def score(self, x_t: Tensor, alpha: Level = 1.0, sigma: Level = 0.0) -> Tensor:
+        return self.law.score(x_t, alpha, sigma)
+
+    def part(self, label: int) -> Law:
+        return self.law.part(label)
 
     def dataset(self, n: int, stream: Stream) -> Tensor:
         from sklearn.datasets import make_moons
