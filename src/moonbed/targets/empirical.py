@@ -46,7 +46,7 @@ class Points(GaussianMixture):
     sha256: str | None = None
 
     def check(self) -> Iterator[tuple[str, str]]:
-        if not self.file or (self.sha256 is not None and not _path(self.file).exists()):
+        if not self.file or (self.sha256 is not None and not os.path.exists(_path(self.file))):  # noqa: PTH110
             return  # a template, or the record of a run whose data lie elsewhere: to be read, not drawn from
         try:
             _load(self.file, self.labelled, self.sha256)
