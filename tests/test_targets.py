@@ -733,6 +733,13 @@ def test_a_changed_file_is_another_target(tmp_path):
         record.sample(1, Rng(0).stream("x"))
 
 
+@pytest.mark.parametrize("file", ["x" * 5000 + ".csv", "a\0b.csv", "~nobody-of-that-name/x.csv"])
+def test_names_that_no_file_can_have(file):
+    assert Points(file=file, sha256="0" * 16).file == file
+    with pytest.raises(SpecError, match="file"):
+        Points(file=file)
+
+
 @pytest.mark.slow
 def test_many_points_stay_under_a_gigabyte(tmp_path):
     """50,000 points x 5,000 queries, in a process of its own: the peak over what torch takes by itself."""

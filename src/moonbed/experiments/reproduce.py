@@ -77,7 +77,8 @@ def follow(
     jobs: int = 1,
 ) -> Iterator[tuple[str, Progress | Result | Failure]]:
     """Yield (what it is about, event) while experiments and their floors are computed; then `rows` reads them."""
-    names = {e.id: name for name, group in wanted.items() for e in group}
+    seeds = {name: ", seed {}" if len(group) > 1 else "" for name, group in wanted.items()}
+    names = {e.id: name + seeds[name].format(e.training.seed) for name, group in wanted.items() for e in group}
     for group, event in execute([e for g in wanted.values() for e in g], metrics, store, device, jobs):
         yield " + ".join(dict.fromkeys(names[e.id] for e in group)), event
     for target, n in dict.fromkeys((e.training.target, e.n) for group in wanted.values() for e in group):
