@@ -47,13 +47,15 @@ class Bars:
         )
 
     def __enter__(self) -> Self:
-        self._live.start()
+        if not self._live.disable:  # older versions of rich print an empty line all the same
+            self._live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._live.stop()
+        if not self._live.disable:
+            self._live.stop()
 
     def show(self, name: str, event: Any) -> None:
         """Move the bar of a stage to where a progress event says."""
