@@ -1,17 +1,26 @@
 """What a metric is: one number about an `Evaluation`, that is, about samples and what they are held against.
 
 Samples can be held against points (two-sample) or against the exact law (one-sample). Where the law is known the second
-is better: the reference adds no variance of its own, and nobody has to choose it.
+is better: the reference adds no variance of its own, and nobody has to choose it. A few metrics ask the model behind
+the samples instead: its denoiser and its density.
+
+*Intervals.* Had the samples been drawn anew, the value would be another; by how much is estimated from random halves of
+them (the delete-half jackknife: Shao and Wu, A General Theory for Jackknife Variance Estimation, 1989). Without
+replacement, since a bootstrap's duplicates would pass for copies and shorten distances to neighbours. The deviation of
+a half's value from its mean is as large as the value's own for all statistics that are linear to first order. A metric
+that is a mean of terms needs no halves.
 """
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
 from moonbed._lazy import lazy_import
 from moonbed.component import Component
+from moonbed.metrics.significance import interval, share_interval
 from moonbed.rng import Rng, Stream
 
 if TYPE_CHECKING:
@@ -22,16 +31,19 @@ if TYPE_CHECKING:
 else:
     np = lazy_import("numpy")
 
-__all__ = ["Evaluation", "Law", "Metric", "MissingError", "Need"]
+__all__ = ["HALVES", "Evaluation", "Law", "Mean", "Metric", "MissingError", "Model", "Need", "Share"]
 
 T = TypeVar("T")
-Need = Literal["law", "score", "modes", "train"]
+Need = Literal["law", "score", "modes", "train", "model"]
+HALVES = 15
+"""Random halves behind an interval."""
 
 _NEEDS: dict[str, str] = {
     "law": "the exact law (pass law=, with sample and log_prob)",
     "score": "a law with a score (law.score or law.mixture at no noise; a uniform law has none)",
     "modes": "a law with more than one mode (law.mixture with arcs or labels, or law.label_probs)",
     "train": "the training points (pass train=)",
+    "model": "the model behind the samples (pass model=; samples from a file have none)",
 }
 
 
@@ -54,16 +66,44 @@ class Law(Protocol):
         """(n,): log density of `alpha x_0 + sigma eps`, in nats."""
 
 
+@runtime_checkable
+class Model(Protocol):
+    """What a metric may ask of the model behind the samples; rows are points (n, dim), all is float64.
+
+    Noise levels are ratios sigma/alpha between `sigma_min` and `sigma_max`, in the coordinates y = x_0 + sigma eps.
+    """
+
+    sigma_min: float
+    sigma_max: float
+
+    def sample(self, n: int, number: int) -> Tensor:
+        """(n, dim): draws that no other `number`, and no samples of the evaluation, share."""
+
+    def denoise(self, y: Tensor, sigma: float) -> Tensor:
+        """(n, dim): the model's E[x_0 | x_0 + sigma eps = y]."""
+
+    def log_prob(self, y: Tensor) -> Tensor:
+        """(n,): log density of the probability flow at the noise ratio `sigma_min`, in nats."""
+
+
 class Evaluation:
     """Samples (n, dim), what they are held against, and a random stream for whoever needs one; all points float64.
 
     `reference` are points (m, dim) of the law; None draws n of them from `law` when a metric asks. `law` is the exact
-    law, `train` the points (k, dim) that the model was trained on. Work that several metrics share (pairwise distances,
-    log densities) is done once, through `once`.
+    law, `train` the points (k, dim) that the model was trained on, `model` what drew the samples. Work that several
+    metrics share (pairwise distances, log densities) is done once, through `once`.
     Raises ValueError for arrays that are not 2-D, do not fit each other or hold fewer than two points.
     """
 
-    def __init__(self, samples: Any, reference: Any, rng: Rng, law: Law | None = None, train: Any = None) -> None:
+    def __init__(
+        self,
+        samples: Any,
+        reference: Any,
+        rng: Rng,
+        law: Law | None = None,
+        train: Any = None,
+        model: Model | None = None,
+    ) -> None:
         self.samples = np.ascontiguousarray(samples, dtype=np.float64)
         self._reference = None if reference is None else np.ascontiguousarray(reference, dtype=np.float64)
         self.train = None if train is None else np.ascontiguousarray(train, dtype=np.float64)
@@ -78,6 +118,7 @@ class Evaluation:
             raise ValueError("an evaluation needs reference points or the exact law")
         if law is not None and not isinstance(law, Law):
             raise ValueError(f"a law has sample and log_prob, {type(law).__name__} has not")
+        self.model = model
         self._law = law
         self._rng = rng
         self._memo: dict[Hashable, Any] = {}
@@ -115,6 +156,19 @@ class Evaluation:
             raise MissingError(f"log densities need {_NEEDS['law']}")
         return self.once("log density", lambda: law.log_density(self.samples))
 
+    def half(self, number: int) -> Evaluation:
+        """A random half of the samples, and of the reference; the same one for every metric that asks."""
+
+        def part(x: np.ndarray, name: str) -> np.ndarray:
+            order = self.stream("half", number, name).permutation(len(x)).numpy()
+            return x[np.sort(order[: max(2, len(x) // 2)])]
+
+        def make() -> Evaluation:
+            rng, samples = self._rng.child("half", number), part(self.samples, "samples")
+            return Evaluation(samples, part(self.reference, "reference"), rng, self._law, self.train, self.model)
+
+        return self.once(("half", number), make)
+
     def stream(self, *name: str | int) -> Stream:
         """A random stream of this evaluation; no metric's draws depend on which other metrics run."""
         return self._rng.stream(*name)
@@ -125,10 +179,23 @@ class Metric(Component):
 
     needs: ClassVar[tuple[Need, ...]] = ()
     """What an evaluation must have beside samples and reference."""
+    growth: ClassVar[float] = 0.0
+    """With a fixed defect the value grows as n**growth: 0 for an estimate, 1/2 for a z, 1 for a degenerate U/sd."""
 
     @abstractmethod
     def __call__(self, evaluation: Evaluation) -> float:
         """The value; not averaged over what it cannot measure."""
+
+    def interval(self, evaluation: Evaluation, value: float, level: float = 0.95) -> tuple[float, float]:
+        """Confidence interval around `value`, for what it would be on average over evaluation draws of this size.
+
+        By random halves (see the module); a degenerate U-statistic of perfect samples gets a wider one than it needs.
+        (-inf, inf) where the value or that of a half is not finite.
+        """
+        halves = [2**self.growth * self(evaluation.half(k)) for k in range(HALVES)]
+        low, high = interval(halves, level) or (-math.inf, math.inf)
+        half = (high - low) / 2 * math.sqrt(len(halves))
+        return (value - half, value + half) if math.isfinite(value) and math.isfinite(half) else (-math.inf, math.inf)
 
     def missing(self, evaluation: Evaluation) -> list[str]:
         """In words, what this metric needs and the evaluation has not: empty where it can be computed."""
@@ -138,6 +205,7 @@ class Metric(Component):
             "score": law is not None and law.has_score,
             "modes": law is not None and len(law.mode_names) > 1,
             "train": evaluation.train is not None,
+            "model": evaluation.model is not None,
         }
         if law is None and "law" in self.needs:
             return [_NEEDS[need] for need in self.needs if not has[need] and need not in ("score", "modes")]
@@ -159,3 +227,26 @@ class Metric(Component):
     def label(self) -> str:
         """Short name for tables."""
         return type(self).__name__
+
+
+class Mean(Metric):
+    """Metrics that are a mean of independent terms: a member gives `terms`, value and interval (Student's t) follow."""
+
+    @abstractmethod
+    def terms(self, evaluation: Evaluation) -> np.ndarray:
+        """(m,) float64 terms, one a point."""
+
+    def __call__(self, evaluation: Evaluation) -> float:
+        return float(np.mean(evaluation.once(("terms", self.id), lambda: self.terms(evaluation))))
+
+    def interval(self, evaluation: Evaluation, value: float, level: float = 0.95) -> tuple[float, float]:
+        terms = evaluation.once(("terms", self.id), lambda: self.terms(evaluation))
+        return interval(terms, level) or (-math.inf, math.inf)
+
+
+class Share(Mean):
+    """The share of points of which something is true: terms are 0 or 1, and the interval is Wilson's."""
+
+    def interval(self, evaluation: Evaluation, value: float, level: float = 0.95) -> tuple[float, float]:
+        terms = evaluation.once(("terms", self.id), lambda: self.terms(evaluation))
+        return share_interval(float(np.sum(terms)), len(terms), level)

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from moonbed._lazy import lazy_import
 from moonbed.component import Positive, PositiveFloat
-from moonbed.metrics.base import Evaluation, Metric, MissingError, Need
+from moonbed.metrics.base import Evaluation, Mean, Metric, MissingError, Need, Share
 from moonbed.metrics.law import KnownLaw
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ _SOME = 2048  # points of the table for the null spread of a statistic over pair
 # The log density
 
 
-class NLL(Metric):
+class NLL(Mean):
     """Mean negative log density of the samples minus the law's entropy; `statistic` "z" divides by its standard error.
 
     Nats (as an estimate of KL(model || law) + entropy(law) - entropy(model), signed). "z" is the mean log density
@@ -79,14 +79,13 @@ class NLL(Metric):
     def label(self) -> str:
         return "NLL - entropy" if self.statistic == "nats" else "log density z"
 
-    def __call__(self, evaluation: Evaluation) -> float:
+    def terms(self, evaluation: Evaluation) -> np.ndarray:
         mean, sd = self.need(evaluation).log_density_moments
-        value = float(np.mean(evaluation.log_density())) - mean
+        excess = evaluation.log_density() - mean
         if self.statistic == "nats":
-            return -value
-        return (
-            value * math.sqrt(len(evaluation.samples)) / sd if sd > 0 else math.copysign(math.inf, value) * (value != 0)
-        )
+            return -excess
+        with np.errstate(divide="ignore", invalid="ignore"):  # a uniform law's log density does not vary
+            return np.where(excess == 0, 0.0, excess * math.sqrt(len(excess)) / sd)
 
 
 class LogDensityKS(Metric):
@@ -112,7 +111,7 @@ class LogDensityKS(Metric):
         return float(max(above.max(), under.max(), 0.0))
 
 
-class OffSupport(Metric):
+class OffSupport(Share):
     """Share of samples where the density is below the level that the law itself exceeds but for `mass` of its draws.
 
     No units, 0 to 1; its ideal is `mass` (0 for a uniform law). O(n K), 0.03 s at n = 5,000. Blind to all that happens
@@ -135,12 +134,12 @@ class OffSupport(Metric):
     def label(self) -> str:
         return "off support"
 
-    def __call__(self, evaluation: Evaluation) -> float:
+    def terms(self, evaluation: Evaluation) -> np.ndarray:
         level, _ = self.need(evaluation).level(self.mass)
-        return float(np.mean(evaluation.log_density() < level))
+        return evaluation.log_density() < level
 
 
-class Exploded(Metric):
+class Exploded(Share):
     """Share of samples that are not finite, or farther out than `far` times the farthest reference point.
 
     No units, 0 to 1, ideal 0. O(n), nothing to compute. Blind to everything nearer; needs no law.
@@ -152,11 +151,11 @@ class Exploded(Metric):
     def label(self) -> str:
         return "exploded"
 
-    def __call__(self, evaluation: Evaluation) -> float:
+    def terms(self, evaluation: Evaluation) -> np.ndarray:
         with np.errstate(over="ignore", invalid="ignore"):
             norm = np.sqrt((evaluation.samples**2).sum(1))
             limit = self.far * np.sqrt((evaluation.reference**2).sum(1)).max()
-        return float(np.mean(~(norm <= limit))) if math.isfinite(limit) else math.nan
+        return ~(norm <= limit) if math.isfinite(limit) else np.full(len(norm), np.nan)
 
 
 class ModeWeights(Metric):
@@ -168,6 +167,7 @@ class ModeWeights(Metric):
     the support. Source: Rao's score test of the mixing weight; imbalance as a multinomial count.
     """
 
+    growth = 0.5
     needs: ClassVar[tuple[Need, ...]] = ("law", "modes")
 
     @property
@@ -207,6 +207,7 @@ class KSD(Metric):
     aggregated goodness-of-fit test, 2022.
     """
 
+    growth = 1.0
     needs: ClassVar[tuple[Need, ...]] = ("law", "score")
     bandwidths: tuple[PositiveFloat, ...] = (1.0, 0.1, 0.01)
 
@@ -292,6 +293,7 @@ class MMDAggregated(Metric):
     Without the law it is two-sample against the reference, with sd and L from the reference, and half as sharp.
     """
 
+    growth = 1.0
     widths: Positive = 7
 
     @property

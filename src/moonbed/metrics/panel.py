@@ -127,6 +127,7 @@ class Panel(Metric):
     """
 
     needs: ClassVar[tuple[Need, ...]] = ("law",)
+    growth = 0.5
 
     @property
     def label(self) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-__all__ = ["Floor", "Spread", "holm", "interval", "spread"]
+__all__ = ["Floor", "Spread", "holm", "interval", "share_interval", "spread"]
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,23 @@ def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float
 
     half = float(stdtrit(len(values) - 1, (1 + level) / 2)) * sd / math.sqrt(len(values))
     return mean - half, mean + half
+
+
+def share_interval(count: float, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval for a probability of which `count` of `n` independent trials came out true.
+
+    It has a width where none or all did. Wilson, Probable inference, the law of succession, and statistical inference,
+    1927. The whole line for a count that is NaN. Raises ValueError for a level outside (0, 1).
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie between 0 and 1, given {level}")
+    if math.isnan(count):
+        return -math.inf, math.inf
+    from scipy.special import ndtri
+
+    z2, share = float(ndtri((1 + level) / 2)) ** 2, count / n
+    middle, half = share + z2 / (2 * n), math.sqrt(z2 * (share * (1 - share) + z2 / (4 * n)) / n)
+    return max(0.0, (middle - half) / (1 + z2 / n)), min(1.0, (middle + half) / (1 + z2 / n))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
