@@ -12,13 +12,14 @@ import moonbed
 from moonbed.component import discover
 
 SRC = Path(moonbed.__file__).parent
-GROUND = {"component", "rng", "_lazy"}
+GROUND = {"component", "rng", "points", "_lazy"}
 PILLARS = {"targets", "networks", "diffusion", "metrics"}
 TRAINING = {"experiments.train", "experiments.run", "experiments.workers"}
 
 ALLOWED = {
     "component": {"_lazy"},
     "rng": {"_lazy"},
+    "points": {"component", "_lazy"},
     "_lazy": set(),
     **{pillar: GROUND | {pillar} for pillar in PILLARS},
     "experiments": GROUND | PILLARS | {"experiments", ""},

@@ -688,17 +688,32 @@ def test_arrays_that_are_refused(array, message, tmp_path):
         Points(file=str(tmp_path / "x.npy"))
 
 
+def test_points_of_any_format_are_the_same_points(tmp_path):
+    data = np.random.default_rng(0).normal(size=(20, 2))
+    np.save(tmp_path / "x.npy", data)
+    np.savez(tmp_path / "x.npz", other=data[:3], x=data)
+    torch.save(torch.from_numpy(data), tmp_path / "x.pt")
+    first = Points(file=str(tmp_path / "x.npy"))
+    for other in (Points(file=str(tmp_path / "x.npz"), key="x"), Points(file=str(tmp_path / "x.pt"))):
+        assert torch.equal(other.components().centres, first.components().centres)
+        assert Target.parse(other.spec()) == other != first
+
+
 def test_files_that_are_refused(tmp_path):
     (tmp_path / "x.npy").write_bytes(pickle.dumps([[1, 2], [3, 4]]))
     (tmp_path / "x.csv").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "x.mat").write_text("1,2")
     (tmp_path / "x.pt").write_text("1,2")
+    np.savez(tmp_path / "x.npz", a=np.eye(2), b=np.eye(2))
     (tmp_path / "y.csv").write_text("1,2,0\n3,4,2\n")
     (tmp_path / "d.csv").mkdir()
     for name, message in [
         ("none.csv", "cannot read .*No such file"),
         ("x.npy", "no .npy file"),
         ("x.csv", "UTF-8"),
-        ("x.pt", "should be one of"),
+        ("x.mat", "should be one of"),
+        ("x.pt", "no file of torch.save"),
+        ("x.npz", "say which with key: a, b"),
         ("d.csv", "cannot read"),
     ]:
         with pytest.raises(SpecError, match=message):

@@ -8,7 +8,6 @@ estimate (On Estimation of a Probability Density Function and Mode, 1962).
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 from collections.abc import Iterator
 from functools import cached_property, lru_cache
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from moonbed._lazy import lazy_import
 from moonbed.component import PositiveFloat, SpecError
+from moonbed.points import SUFFIXES, parse_points
 from moonbed.targets.mixtures import GaussianMixture, Mixture
 
 if TYPE_CHECKING:
@@ -31,10 +31,11 @@ __all__ = ["Points"]
 
 
 class Points(GaussianMixture):
-    """The points of a .csv, .tsv, .txt or .npy file, one a row, each with a Gaussian around it.
+    """The points of a file (see `moonbed.points`: text, .npy, .npz, .pt, .safetensors), each with a Gaussian around it.
 
-    Columns are coordinates; with `labelled` the last one is a label (0, 1, 2, ... without gaps). Text may begin with
-    header lines. `bandwidth` is the standard deviation of the Gaussians in units of each column's standard deviation.
+    Rows are points, columns coordinates; with `labelled` the last one is a label (0, 1, 2, ... without gaps). Text may
+    begin with header lines. `key` names the array in a file that holds several. `bandwidth` is the standard
+    deviation of the Gaussians in units of each column's standard deviation.
 
     `sha256` is the digest of the file's content. It is filled in when the target is made, is part of the id, and is
     held against the file from then on: another content is another target, and never passes under the old id.
@@ -43,25 +44,26 @@ class Points(GaussianMixture):
     file: str = ""
     bandwidth: PositiveFloat = 0.05
     labelled: bool = False
+    key: str | None = None
     sha256: str | None = None
 
     def check(self) -> Iterator[tuple[str, str]]:
         if not self.file or (self.sha256 is not None and not os.path.exists(_path(self.file))):  # noqa: PTH110
             return  # a template, or the record of a run whose data lie elsewhere: to be read, not drawn from
         try:
-            _load(self.file, self.labelled, self.sha256)
+            _load(self.file, self.labelled, self.key, self.sha256)
         except SpecError as error:
             yield from error.problems
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.file and self.sha256 is None:
-            object.__setattr__(self, "sha256", _load(self.file, self.labelled, None)[0])
+            object.__setattr__(self, "sha256", _load(self.file, self.labelled, self.key, None)[0])
 
     @cached_property
     def _data(self) -> tuple[Tensor, Tensor]:
         """(n, dim) float64 points and (n,) int64 labels."""
-        data = torch.tensor(_load(self.file, self.labelled, self.sha256)[1])
+        data = torch.tensor(_load(self.file, self.labelled, self.key, self.sha256)[1])
         if self.labelled:
             return data[:, :-1].contiguous(), data[:, -1].long()
         return data, torch.zeros(len(data), dtype=torch.int64)
@@ -88,13 +90,13 @@ def _path(file: str) -> Path:
     return Path(os.path.expanduser(file))  # noqa: PTH111 (pathlib raises where there is no such user)
 
 
-def _load(file: str, labelled: bool, sha256: str | None) -> tuple[str, np.ndarray]:
+def _load(file: str, labelled: bool, key: str | None, sha256: str | None) -> tuple[str, np.ndarray]:
     """Digest and table of a file; SpecError where it cannot be read, is no table of points, or has another digest."""
     if not file:
-        raise SpecError([("file", "give the path of a .csv, .tsv, .txt or .npy file with one point a row")])
+        raise SpecError([("file", f"give the path of a file with one point a row: {', '.join(SUFFIXES)}")])
     try:
         stat = _path(file).stat()
-        digest, table = _read(_path(file).resolve(), labelled, (stat.st_mtime_ns, stat.st_size))
+        digest, table = _read(_path(file).resolve(), labelled, key, (stat.st_mtime_ns, stat.st_size))
     except OSError as error:
         raise SpecError([("file", f"cannot read {file}: {error.strerror or error}")]) from None
     except ValueError as error:
@@ -106,21 +108,15 @@ def _load(file: str, labelled: bool, sha256: str | None) -> tuple[str, np.ndarra
 
 
 @lru_cache(4)
-def _read(path: Path, labelled: bool, stamp: Any) -> tuple[str, np.ndarray]:
+def _read(path: Path, labelled: bool, key: str | None, stamp: Any) -> tuple[str, np.ndarray]:
     """Digest and validated table (n, columns) float64. Raises ValueError, with the line where there is one."""
-    readers = {".npy": _npy, ".csv": _text, ".tsv": _text, ".txt": _text}
-    if path.suffix.lower() not in readers:
-        raise ValueError(f"should be one of {', '.join(sorted(readers))}")
     content = path.read_bytes()
-    table = readers[path.suffix.lower()](content)
+    table = parse_points(content, path.suffix, key, finite=True)
     columns = table.shape[1] - labelled
     if columns < 1:
         raise ValueError(f"has {table.shape[1]} columns, too few for coordinates" + " and a label" * labelled)
     if len(table) < 2:
         raise ValueError(f"has too few points: {len(table)}, at least 2 are needed")
-    if not np.isfinite(table).all():
-        row, column = np.argwhere(~np.isfinite(table))[0] + 1
-        raise ValueError(f"point {row}, column {column} is not finite")
     constant = np.flatnonzero(np.ptp(table[:, :columns], axis=0) == 0)
     if len(constant):
         raise ValueError(f"column {constant[0] + 1} is the same in all points")
@@ -128,51 +124,3 @@ def _read(path: Path, labelled: bool, stamp: Any) -> tuple[str, np.ndarray]:
         raise ValueError(f"labels in the last column should be 0, 1, 2, ..., given {found[:8].tolist()}")
     table.setflags(write=False)
     return hashlib.sha256(content).hexdigest()[:16], table
-
-
-def _npy(content: bytes) -> np.ndarray:
-    import io
-
-    try:
-        table = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
-    except Exception as error:  # whatever a broken header may raise
-        raise ValueError(f"is no .npy file of numbers ({error})") from None
-    if table.dtype.kind not in "iuf":
-        raise ValueError(f"should hold real numbers, has type {table.dtype}")
-    if table.ndim != 2:
-        raise ValueError(f"should have the shape (points, coordinates), has {table.shape}")
-    return np.array(table, dtype=np.float64)
-
-
-def _text(content: bytes) -> np.ndarray:
-    """Numbers between commas, semicolons, tabs or blanks; # begins a comment; leading lines without one are headers."""
-    try:
-        lines = content.decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise ValueError("is no UTF-8 text") from None
-    rows: list[list[float]] = []
-    for number, line in enumerate(lines, 1):
-        line = line.split("#", 1)[0].strip()
-        if not line:
-            continue
-        mark = next((m for m in ",;\t" if m in line), None)
-        cells = [cell.strip().strip("\"'") for cell in line.split(mark)]
-        values = [_number(cell) for cell in cells]
-        if not rows and all(value is None for value in values):
-            continue
-        if None in values:
-            raise ValueError(f"line {number}: {cells[values.index(None)]!r} is no number")
-        if rows and len(values) != len(rows[0]):
-            raise ValueError(f"line {number} has {len(values)} columns, the lines before it {len(rows[0])}")
-        rows.append(values)  # type: ignore[arg-type]
-    if not rows:
-        raise ValueError("holds no points")
-    return np.array(rows, dtype=np.float64)
-
-
-def _number(cell: str) -> float | None:
-    try:
-        value = float(cell)
-    except ValueError:
-        return None
-    return value if not math.isnan(value) or cell.lower().lstrip("+-") == "nan" else None
