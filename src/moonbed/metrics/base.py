@@ -197,6 +197,16 @@ class Metric(Component):
         half = (high - low) / 2 * math.sqrt(len(halves))
         return (value - half, value + half) if math.isfinite(value) and math.isfinite(half) else (-math.inf, math.inf)
 
+    def badness(self, value: float, centre: float) -> float:
+        """The value turned so that less is better; `centre` is what perfect samples have on average."""
+        if self.lower_is_better is None:
+            return abs(value - centre)
+        return value if self.lower_is_better else -value
+
+    def details(self, evaluation: Evaluation) -> dict[str, Any]:
+        """More to be kept beside the value, as JSON: a `sentence` for readers, the value as a `text`."""
+        return {}
+
     def missing(self, evaluation: Evaluation) -> list[str]:
         """In words, what this metric needs and the evaluation has not: empty where it can be computed."""
         law = evaluation.law
@@ -241,7 +251,7 @@ class Mean(Metric):
 
     def interval(self, evaluation: Evaluation, value: float, level: float = 0.95) -> tuple[float, float]:
         terms = evaluation.once(("terms", self.id), lambda: self.terms(evaluation))
-        return interval(terms, level) or (-math.inf, math.inf)
+        return interval(terms.tolist(), level) or (-math.inf, math.inf)
 
 
 class Share(Mean):

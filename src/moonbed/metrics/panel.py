@@ -33,9 +33,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from moonbed._lazy import lazy_import
 from moonbed.metrics.base import Evaluation, Metric, Need
@@ -50,7 +50,7 @@ else:
     np = lazy_import("numpy")
     torch = lazy_import("torch")
 
-__all__ = ["Diagnosis", "Estimate", "Panel", "diagnose"]
+__all__ = ["Diagnosis", "Estimate", "Evidence", "Panel", "diagnose", "evidence"]
 
 _TAIL = 5e-4
 _ORDERS = 4
@@ -137,6 +137,10 @@ class Panel(Metric):
         self.need(evaluation)
         return max(abs(e.z) for e in diagnose(evaluation).estimates)
 
+    def details(self, evaluation: Evaluation) -> dict[str, Any]:
+        found = diagnose(evaluation)
+        return {"sentence": found.sentence(), "estimates": [asdict(e) for e in found.estimates]}
+
 
 def diagnose(evaluation: Evaluation) -> Diagnosis:
     """Every estimate of the panel on the samples of an evaluation. Raises `MissingError` where it has no law."""
@@ -163,21 +167,53 @@ def _diagnose(law: KnownLaw, x: np.ndarray, log_density: np.ndarray) -> Diagnosi
     return Diagnosis(tuple(adjusted), n, "arcs" if law.arcs else "modes")
 
 
+class Evidence(NamedTuple):
+    """What each sample says: standardised scores (n, questions), zero off the support, and who is on it (n,).
+
+    For any subset of the samples, z of a question is the sum of its column over the root of the number on the support.
+    `mass` is the law's own share off the support.
+    """
+
+    scores: np.ndarray
+    inside: np.ndarray
+    mass: float
+
+    def joined(self, other: Evidence) -> Evidence:
+        """Both together."""
+        scores, inside = np.vstack([self.scores, other.scores]), np.concatenate([self.inside, other.inside])
+        return Evidence(scores, inside, self.mass)
+
+
+def evidence(law: KnownLaw, x: np.ndarray) -> Evidence:
+    """The panel's scores of samples (n, dim), before they are summed."""
+    null = _null(law)
+    inside = law.log_density(x) >= null.level
+    asked = null.core > _LEAST_INFORMATION
+    scores = np.zeros((len(x), int(asked.sum())))
+    if inside.any():
+        scores[inside] = ((_scores(law, x[inside]) - null.mean) / np.sqrt(np.where(asked, null.core, 1.0)))[:, asked]
+    return Evidence(scores, inside, null.mass)
+
+
 def _tail(count: int, n: int, mass: float) -> Estimate:
-    """Excess of points off the support. p is exact, P(count or more); z the normal score of the mid-p value."""
+    """Excess of points off the support. p is exact, P(count or more)."""
     from scipy.stats import binom
 
-    p = float(binom.sf(count - 1, n, mass))
-    middle = float(binom.sf(count, n, mass)) + 0.5 * float(binom.pmf(count, n, mass))
-    share = count / n
-    if mass == 0 or middle < 1e-14:
-        q = max(mass, 1e-12)
-        terms = [a * math.log(a / b) for a, b in ((share, q), (1 - share, 1 - q)) if a > 0]
-        z = math.copysign(math.sqrt(2 * n * max(0.0, math.fsum(terms))), share - mass)  # signed root of the deviance
-    else:
-        z = float(-torch.special.ndtri(torch.tensor(middle, dtype=torch.float64)))
+    p, share = float(binom.sf(count - 1, n, mass)), count / n
     spread = math.sqrt(max(share * (1 - share), mass * (1 - mass)) / n)
-    return Estimate("tail", "", 100 * (share - mass), 100 * spread, z, p, "% of points")
+    return Estimate("tail", "", 100 * (share - mass), 100 * spread, tail_z(count, n, mass), p, "% of points")
+
+
+def tail_z(count: int, n: int, mass: float) -> float:
+    """Normal score of the mid-p value of a count off the support; far out, the signed root of the deviance."""
+    from scipy.stats import binom
+
+    middle = float(binom.sf(count, n, mass)) + 0.5 * float(binom.pmf(count, n, mass))
+    if mass == 0 or middle < 1e-14:
+        share, q = count / n, max(mass, 1e-12)
+        terms = [a * math.log(a / b) for a, b in ((share, q), (1 - share, 1 - q)) if a > 0]
+        return math.copysign(math.sqrt(2 * n * max(0.0, math.fsum(terms))), share - mass)
+    return float(-torch.special.ndtri(torch.tensor(middle, dtype=torch.float64)))
 
 
 # The families

@@ -6,7 +6,7 @@ evaluate, repeat. These values are its *floor*. With B of them the Monte Carlo p
     p = (1 + #{null >= v}) / (B + 1)
 
 v being one more draw under the null, P(p <= a) <= a holds exactly for every a and B (Phipson and Smyth 2010); the
-smallest p there can be is 1/(B + 1).
+smallest p there can be is 1/(B + 1). Several seeds are held against the floor by their ranks.
 
 Values that are not finite are kept. Nothing is dropped to save a mean: the run that exploded is part of the result.
 """
@@ -14,11 +14,22 @@ Values that are not finite are kept. Nothing is dropped to save a mean: the run 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-__all__ = ["Floor", "Spread", "holm", "interval", "share_interval", "spread"]
+__all__ = [
+    "Floor",
+    "Spread",
+    "equivalence_p",
+    "holm",
+    "interval",
+    "paired_p",
+    "seeds_for_difference",
+    "seeds_for_equivalence",
+    "share_interval",
+    "spread",
+]
 
 
 @dataclass(frozen=True)
@@ -66,19 +77,40 @@ class Floor:
         below, above = ordered[math.floor(place)], ordered[math.ceil(place)]
         return below if below == above else below + (above - below) * (place - math.floor(place))
 
-    def p_value(self, value: float, lower_is_better: bool | None = True) -> float:
-        """Probability of a value at least as bad if the samples came from the exact law.
+    @property
+    def sd(self) -> float:
+        """Their sample standard deviation; 0 for a single draw, NaN with draws that are not finite."""
+        return spread(self.values).sd or 0.0
+
+    def p_value(self, values: float | Sequence[float], lower_is_better: bool | None = True) -> float:
+        """Probability of values at least as bad if the samples came from the exact law.
 
         Bad is large with `lower_is_better` True and small with False. None is for a metric whose ideal lies in between,
         as 1/2 for accuracy: twice the smaller of the two p-values, at most 1, which tests against the null's own place,
-        wherever bias puts it. NaN is as bad as can be, since perfect samples have a value.
+        wherever bias puts it. NaN is as bad as can be, since perfect samples have a value. Several values, one a seed,
+        are held against the draws by their ranks: the exact test of Mann and Whitney (On a Test of Whether one of Two
+        Random Variables is Stochastically Larger than the Other, 1947), which for one value is the count above. Ties
+        are broken in favour of the null. Raises ValueError for no values.
         """
+        found = [values] if isinstance(values, int | float) else list(values)
+        if not found:
+            raise ValueError("no values")
         if lower_is_better is None:
-            return min(1.0, 2 * min(self.p_value(value, True), self.p_value(value, False)))
-        at_least = sum(not (null < value if lower_is_better else null > value) for null in self.values)
-        if math.isnan(value):
-            at_least = sum(map(math.isnan, self.values))
-        return (1 + at_least) / (self.draws + 1)
+            return min(1.0, 2 * min(self.p_value(found, True), self.p_value(found, False)))
+
+        def badness(value: float) -> tuple[bool, float]:
+            return math.isnan(value), 0.0 if math.isnan(value) else value if lower_is_better else -value
+
+        null = [badness(value) for value in self.values]
+        if len(found) == 1:
+            return (1 + sum(draw >= badness(found[0]) for draw in null)) / (self.draws + 1)
+        from scipy.stats import mannwhitneyu
+
+        pooled = sorted([(badness(value), 0) for value in found] + [(draw, 1) for draw in null])
+        ranks: tuple[list[int], list[int]] = ([], [])
+        for rank, (_, arm) in enumerate(pooled):
+            ranks[arm].append(rank)
+        return float(mannwhitneyu(*ranks, alternative="greater", method="exact").pvalue)
 
 
 class Spread(NamedTuple):
@@ -154,3 +186,80 @@ def holm(p_values: Sequence[float]) -> list[float]:
         worst = max(worst, min(1.0, (len(p) - rank) * p[k]))
         out[k] = worst
     return out
+
+
+# Two arms, paired by seed
+
+
+def paired_p(differences: Sequence[float]) -> float:
+    """Two-sided p-value of the paired t-test that differences (n,) by seed have mean 0.
+
+    1 for fewer than two and with values that are not finite; where all are equal, 1 if they are 0 and else the sign
+    test's 2/2^n, since a t would be infinite.
+    """
+    if len(differences) < 2 or not all(map(math.isfinite, differences)):
+        return 1.0
+    n, (mean, sd) = len(differences), spread(differences)
+    if not sd:
+        return 2.0 ** (1 - n) if mean else 1.0
+    from scipy.special import stdtr
+
+    return float(2 * stdtr(n - 1, -abs(mean) / sd * math.sqrt(n)))
+
+
+def equivalence_p(differences: Sequence[float], margin: float) -> float:
+    """p-value of the hypothesis that the mean of differences (n,) is at least `margin` standard deviations from 0.
+
+    P(|T| <= |t|) for a non-central T with the parameter margin sqrt(n) (Wellek 2010). 0 where all differences are 0; 1
+    for fewer than two, for equal ones other than 0, and with values that are not finite.
+    """
+    if len(differences) < 2 or not all(map(math.isfinite, differences)):
+        return 1.0
+    n, (mean, sd) = len(differences), spread(differences)
+    if not sd:
+        return 1.0 if mean else 0.0
+    from scipy.stats import nct
+
+    t, shift = abs(mean) / sd * math.sqrt(n), margin * math.sqrt(n)
+    return max(0.0, float(nct.cdf(t, n - 1, shift) - nct.cdf(-t, n - 1, shift)))
+
+
+def seeds_for_difference(effect: float, level: float = 0.05, power: float = 0.8) -> float:
+    """Paired seeds with which a two-sided t-test at `level` sees a difference of `effect` standard deviations.
+
+    Infinite above 1,000.
+    """
+    from scipy.stats import nct, t
+
+    if math.isnan(effect) or not effect:
+        return math.inf
+    effect = min(abs(effect), 100.0)
+    return _fewest(lambda n: nct.sf(t.isf(level / 2, n - 1), n - 1, effect * math.sqrt(n)) >= power)
+
+
+def seeds_for_equivalence(effect: float, margin: float, level: float = 0.05, power: float = 0.8) -> float:
+    """Paired seeds with which `equivalence_p` falls below `level` if the true difference is `effect`, in sd.
+
+    Infinite above 1,000, and for an effect of the margin or more.
+    """
+    from scipy.stats import nct
+
+    if not abs(effect) < margin:
+        return math.inf
+
+    def enough(n: int) -> bool:
+        limit, shift = nct.ppf(level, n - 1, margin * math.sqrt(n)), abs(effect) * math.sqrt(n)
+        return bool(limit > 0 and nct.cdf(limit, n - 1, shift) - nct.cdf(-limit, n - 1, shift) >= power)
+
+    return _fewest(enough)
+
+
+def _fewest(enough: Callable[[int], bool]) -> float:
+    """The least n from 2 to 1,000 for which a condition that stays true holds."""
+    if not enough(1000):
+        return math.inf
+    low, high = 1, 1000
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return float(high)

@@ -1,8 +1,9 @@
 """Named sets of metrics.
 
 `published` computes what a two-moons write-up reported, to the letter, so that its numbers can be reproduced and
-explained. `default` holds samples against the exact law, and puts the panel first: it says what is wrong. No one number
-sees everything, so the others are there for what the panel leaves out or says less clearly:
+explained. `default` holds samples against the exact law, and puts the panel first: it says what is wrong; then N50,
+which says how much. No one number sees everything, so the others are there for what the panel leaves out or says less
+clearly:
 
 | defect | read |
 |---|---|
@@ -34,6 +35,7 @@ The shared seed lives here and nowhere else.
 from __future__ import annotations
 
 from moonbed.metrics.base import Metric
+from moonbed.metrics.detection import N50
 from moonbed.metrics.exact import (
     KSD,
     NLL,
@@ -64,6 +66,7 @@ SUITES: dict[str, tuple[Metric, ...]] = {
     ),
     "default": (
         Panel(),
+        N50(),
         NLL(),
         KSD(),
         MMDAggregated(),

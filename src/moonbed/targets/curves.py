@@ -119,6 +119,7 @@ class TwoMoons(Curve):
 
     arcs = 2
     classes = 2
+    mode_names = ("outer moon", "inner moon")
     noise: Noise = 0.05
 
     @property
