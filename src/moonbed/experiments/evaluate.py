@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from moonbed._lazy import lazy_import
 from moonbed.component import digest
-from moonbed.diffusion import Learned
+from moonbed.diffusion import Denoiser, Exact, Learned
+from moonbed.diffusion.likelihood import Flow
+from moonbed.diffusion.schedules import Cosine
 from moonbed.experiments.spec import Experiment
 from moonbed.experiments.store import Folder, Store
 from moonbed.metrics import Evaluation, Metric
+from moonbed.metrics.base import Model
 from moonbed.rng import Rng
 from moonbed.targets import Target
 
@@ -26,14 +30,23 @@ EXPLODED = 10.0
 """A sample counts as exploded if it is not finite or farther out than this many times the farthest reference point."""
 
 
-def generate(experiment: Experiment, weights: dict[str, Tensor], device: str) -> Iterator[Tensor]:
-    """Yield the state (n, dim) after each sampling step; the last one is the sample."""
+def denoiser_of(experiment: Experiment, weights: Mapping[str, Tensor], device: str) -> Learned:
+    """The trained network of an experiment as a denoiser, ready to sample."""
     training = experiment.training
     network = training.build()
     network.load_state_dict(weights)
-    denoiser = Learned(network.to(device).eval(), training.prediction, training.schedule)
-    rng = experiment.rng
-    noise = rng.stream("noise").normal((experiment.n, training.target.dim)).to(device)
+    return Learned(network.to(device).eval(), training.prediction, training.schedule)
+
+
+def generate(
+    experiment: Experiment, denoiser: Denoiser, device: str, rng: Rng | None = None, n: int | None = None
+) -> Iterator[Tensor]:
+    """Yield the state (n, dim) after each sampling step; the last one is the sample.
+
+    Noise comes from the experiment's own streams, or from `rng`.
+    """
+    rng = rng or experiment.rng
+    noise = rng.stream("noise").normal((n or experiment.n, experiment.training.target.dim)).to(device)
     steps = experiment.sampler.trajectory(denoiser, noise, rng.stream("sampler"))
     while True:
         with torch.inference_mode():  # only while the sampler works, not while the caller does
@@ -41,6 +54,30 @@ def generate(experiment: Experiment, weights: dict[str, Tensor], device: str) ->
         if x is None:
             return
         yield x
+
+
+class _Behind:
+    """What metrics may ask of a denoiser and whoever samples with it: a `moonbed.metrics.Model`."""
+
+    def __init__(self, denoiser: Denoiser, sample: Callable[[int, int], Tensor]) -> None:
+        flow = Flow(denoiser)
+        self.sigma_min, self.sigma_max = flow.sigma_min, flow.sigma_max
+        self.denoise, self.log_prob, self.sample = flow.denoise, flow.log_prob, sample
+
+
+def model_of(experiment: Experiment, denoiser: Denoiser, device: str) -> Model:
+    """The denoiser with the experiment's sampler, as metrics may ask it."""
+
+    def sample(n: int, number: int) -> Tensor:
+        *_, x = generate(experiment, denoiser, device, experiment.rng.child("more", number), n)
+        return x.double().cpu()
+
+    return _Behind(denoiser, sample)
+
+
+def exact_model(target: Target, rng: Rng) -> Model:
+    """The truth as a model: the exact denoiser under the cosine schedule, and draws from the law itself."""
+    return _Behind(Exact(target, Cosine()), lambda n, number: target.sample(n, rng.stream("more", number)))
 
 
 def reference(experiment: Experiment) -> Any:
@@ -61,24 +98,68 @@ def exploded(samples: Any, points: Any) -> int:
     return int((~(norm <= EXPLODED * np.sqrt((points**2).sum(1)).max())).sum())
 
 
-def evaluate(experiment: Experiment, folder: Folder, metrics: Sequence[Metric]) -> Iterator[tuple[Metric, float]]:
-    """Yield each metric with its value on the stored samples; values that the store holds are not computed again."""
-    import io
+@dataclass(frozen=True)
+class Answer:
+    """What came of a metric: value, 95 % interval over evaluation draws where it was asked for, and more in words."""
 
+    value: float
+    interval: tuple[float, float] | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+def answer(metric: Metric, evaluation: Evaluation, doubt: bool) -> Answer:
+    """Ask a metric; with `doubt` also for its interval."""
+    value = float(metric(evaluation))
+    interval = metric.interval(evaluation, value) if doubt else None
+    return Answer(value, interval, metric.details(evaluation))
+
+
+def askable(target: Target, metrics: Sequence[Metric], model: bool = True, train: bool = True) -> dict[str, str]:
+    """Id -> what it lacks, of the metrics that cannot be asked of samples of this target."""
+    points = target.sample(2, Rng(0).stream("askable")).numpy()
+    behind = exact_model(target, Rng(0)) if model else None
+    evaluation = Evaluation(points, points, Rng(0), law=target, train=points if train else None, model=behind)
+    return {m.id: f"needs {' and '.join(lack)}" for m in metrics if (lack := m.missing(evaluation))}
+
+
+def evaluate(
+    experiment: Experiment,
+    folder: Folder,
+    metrics: Sequence[Metric],
+    weights: Callable[[], Mapping[str, Tensor]],
+    device: str = "cpu",
+    doubt: bool = True,
+) -> Iterator[tuple[Metric, Answer]]:
+    """Yield each metric with its answer on the stored samples; what the store holds is not computed again.
+
+    `weights` loads those of the trained network, for metrics that ask it.
+    """
     evaluation: Evaluation | None = None
     for metric in metrics:
         name = f"metrics/{metric.id}.json"
         stored = folder.read_json(name)
-        if stored is None:
-            if evaluation is None:
-                samples = np.load(io.BytesIO(folder.file("samples.npy")), allow_pickle=False)
-                rng, target = experiment.rng.child("metrics"), experiment.training.target
-                evaluation = Evaluation(samples, reference(experiment), rng, law=target, train=trained_on(experiment))
-            value = float(metric(evaluation))
-            folder.write_json(name, {"metric": metric.spec(), "n": experiment.n, "value": value})
-        else:
-            value = float(stored["value"])
-        yield metric, value
+        if stored is not None and ("interval" in stored or not doubt):
+            ends = stored.get("interval")
+            interval = (float(ends[0]), float(ends[1])) if ends else None
+            yield metric, Answer(float(stored["value"]), interval, stored.get("details", {}))
+            continue
+        if evaluation is None:
+            evaluation = _evaluation(experiment, folder, weights, device)
+        found = answer(metric, evaluation, doubt)
+        data = {"metric": metric.spec(), "n": experiment.n, "value": found.value, "details": found.details}
+        folder.write_json(name, data | ({"interval": found.interval} if doubt else {}))
+        yield metric, found
+
+
+def _evaluation(
+    experiment: Experiment, folder: Folder, weights: Callable[[], Mapping[str, Tensor]], device: str
+) -> Evaluation:
+    import io
+
+    samples = np.load(io.BytesIO(folder.file("samples.npy")), allow_pickle=False)
+    model = model_of(experiment, denoiser_of(experiment, weights(), device), device)
+    rng, law = experiment.rng.child("metrics"), experiment.training.target
+    return Evaluation(samples, reference(experiment), rng, law=law, train=trained_on(experiment), model=model)
 
 
 def floor_name(target: Target, metric: Metric, n: int) -> str:
@@ -99,9 +180,15 @@ def save_floor(store: Store, target: Target, metric: Metric, n: int, draws: Sequ
 
 
 def null_draw(target: Target, metrics: Sequence[Metric], n: int, number: int) -> list[float]:
-    """Values of the metrics on n exact samples of the target, held against its data set; draw `number` of many."""
+    """Values of the metrics on n exact samples of the target, held against its data set; draw `number` of many.
+
+    A metric that asks the model is asked of the exact denoiser.
+    """
     rng = Rng(0).child("floor", target.id, n, number)
-    samples = target.sample(n, rng.stream("samples"))
+    samples = target.sample(n, rng.stream("samples")).numpy()
     reference, train = (target.dataset(n, rng.stream(name)).numpy() for name in ("reference", "train"))
-    evaluation = Evaluation(samples.numpy(), reference, rng.child("metrics"), law=target, train=train)
-    return [float(metric(evaluation)) for metric in metrics]
+    evaluation, asked = (
+        Evaluation(samples, reference, rng.child("metrics"), law=target, train=train, model=model)
+        for model in (None, exact_model(target, rng))
+    )
+    return [float(metric(asked if "model" in metric.needs else evaluation)) for metric in metrics]

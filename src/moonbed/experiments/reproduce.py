@@ -7,34 +7,48 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from moonbed.component import SpecError, nearest
-from moonbed.experiments.evaluate import load_floor
+from moonbed.experiments.evaluate import Answer, askable, load_floor
 from moonbed.experiments.presets import BUDGETS, CHANGES, PRESETS, PUBLISHED, preset, published
 from moonbed.experiments.run import Failure, Progress, Result, draw_floors, execute, gather, suite
 from moonbed.experiments.spec import Experiment
 from moonbed.experiments.store import Store
 from moonbed.metrics import Metric
-from moonbed.metrics.significance import Floor
+from moonbed.metrics.significance import Floor, interval
 from moonbed.metrics.suites import SUITES
 from moonbed.targets import Target
 
-__all__ = ["Cell", "Row", "follow", "measure", "plan", "rows"]
+DRAWS = 39
+"""Exact draws of a floor: enough for a two-sided p of 0.05."""
+
+__all__ = ["DRAWS", "Cell", "Row", "follow", "measure", "plan", "rows"]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One metric of one row: values over seeds beside the published value and the floor."""
+    """One metric of one row: values over seeds, their doubt, the published value and the floor.
+
+    `drawn` is the interval over evaluation draws of a single seed; `lacks` says why there are no values.
+    """
 
     metric: Metric
     values: tuple[float, ...]
     floor: Floor | None
     published: float | None = None
+    drawn: tuple[float, float] | None = None
+    text: str = ""
+    lacks: str = ""
 
     @property
     def p_value(self) -> float | None:
-        """Of one value against the floor; None for several seeds, without a floor and without a value."""
-        if self.floor is None or len(self.values) != 1:
+        """Of the values against the floor; None without a floor and without a value."""
+        if self.floor is None or not self.values:
             return None
-        return self.floor.p_value(self.values[0], self.metric.lower_is_better)
+        return self.floor.p_value(self.values, self.metric.lower_is_better)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """95 % interval: of the mean over seeds (Student's t), or over evaluation draws where there is one seed."""
+        return self.drawn if len(self.values) == 1 else interval(self.values)
 
 
 @dataclass(frozen=True)
@@ -50,6 +64,11 @@ class Row:
     def done(self) -> tuple[Result, ...]:
         """The results that did not diverge."""
         return tuple(r for r in self.results if r.status == "done")
+
+    @property
+    def sentence(self) -> str:
+        """The diagnosis of the first seed in words."""
+        return self.done[0].sentence if self.done else ""
 
 
 def plan(names: Sequence[str] | None, budget: str, seeds: int | None) -> dict[str, list[Experiment]]:
@@ -76,10 +95,14 @@ def follow(
     device: str = "auto",
     jobs: int = 1,
 ) -> Iterator[tuple[str, Progress | Result | Failure]]:
-    """Yield (what it is about, event) while experiments and their floors are computed; then `rows` reads them."""
+    """Yield (what it is about, event) while experiments and their floors are computed; then `rows` reads them.
+
+    The interval of a row with several seeds is over these; only a single one's is taken over evaluation draws.
+    """
+    doubt = any(len(group) == 1 for group in wanted.values())
     seeds = {name: ", seed {}" if len(group) > 1 else "" for name, group in wanted.items()}
     names = {e.id: name + seeds[name].format(e.training.seed) for name, group in wanted.items() for e in group}
-    for group, event in execute([e for g in wanted.values() for e in g], metrics, store, device, jobs):
+    for group, event in execute([e for g in wanted.values() for e in g], metrics, store, device, jobs, doubt):
         yield " + ".join(dict.fromkeys(names[e.id] for e in group)), event
     for target, n in dict.fromkeys((e.training.target, e.n) for group in wanted.values() for e in group):
         for event in draw_floors(target, metrics, n, draws, store, jobs):
@@ -95,16 +118,24 @@ def rows(
     """Results by name, as rows with their floors; published values where the metrics are the published ones."""
     out = []
     for name, found in results.items():
-        cells = {}
-        done = [r for r in found if r.status == "done"]
+        cells: dict[str, Cell] = {}
+        spec, done = found[0].experiment, [r for r in found if r.status == "done"]
+        lacking = askable(spec.training.target, metrics)
         known = PUBLISHED.get(name, ()) if tuple(metrics) == SUITES["published"] else ()
         known = (*known, *known[3:4])  # the same number is published for 2|AUC-.5| and meant for 2|mean AUC-.5|
         for k, metric in enumerate(metrics):
-            spec = found[0].experiment
-            values = tuple(r.values[metric.id] for r in done)
-            floor = floor_of(store, spec.training.target, metric, spec.n)
+            answers = [r.answers[metric.id] for r in done if metric.id in r.answers]
             label = f"{metric.label} ({metric.id[:6]})" if metric.label in cells else metric.label
-            cells[label] = Cell(metric, values, floor, known[k] if k < len(known) else None)
+            only = answers[0] if len(answers) == 1 else Answer(0.0)
+            cells[label] = Cell(
+                metric,
+                tuple(a.value for a in answers),
+                floor_of(store, spec.training.target, metric, spec.n),
+                known[k] if k < len(known) else None,
+                drawn=only.interval,
+                text=only.details.get("text", ""),
+                lacks=lacking.get(metric.id, ""),
+            )
         out.append(Row(name, changes.get(name, ""), tuple(found), cells))
     return out
 
@@ -119,7 +150,7 @@ def measure(
     experiments: Mapping[str, Experiment | Sequence[Experiment]],
     *,
     metrics: Sequence[Metric] | str = "default",
-    draws: int = 24,
+    draws: int = DRAWS,
     store: Store | str | Path = "runs",
     device: str = "auto",
     jobs: int = 1,

@@ -14,7 +14,18 @@ import moonbed
 from moonbed._lazy import lazy_import
 from moonbed.component import SpecError, nearest
 from moonbed.diffusion.diffusers_bridge import Diffusers
-from moonbed.experiments.evaluate import evaluate, exploded, generate, load_floor, null_draw, reference, save_floor
+from moonbed.experiments.evaluate import (
+    Answer,
+    askable,
+    denoiser_of,
+    evaluate,
+    exploded,
+    generate,
+    load_floor,
+    null_draw,
+    reference,
+    save_floor,
+)
 from moonbed.experiments.plugins import files_of
 from moonbed.experiments.spec import Experiment, Training, grouped
 from moonbed.experiments.store import Store, StoreError, save_spec
@@ -27,6 +38,7 @@ from moonbed.targets import Target
 if TYPE_CHECKING:
     import numpy as np
     import torch
+    from torch import Tensor
 else:
     np = lazy_import("numpy")
     torch = lazy_import("torch")
@@ -49,17 +61,27 @@ class Progress:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one experiment. `values` is keyed by the id of the metric."""
+    """What came of one experiment. `answers` is keyed by the metric's id, without those that could not be asked."""
 
     experiment: Experiment
     status: str
     message: str = ""
-    values: Mapping[str, float] = field(default_factory=dict)
+    answers: Mapping[str, Answer] = field(default_factory=dict)
     exploded: int = 0
     parameters: int = 0
     training_seconds: float = 0.0
     sampling_seconds: float = 0.0
     folder: str = ""
+
+    @property
+    def values(self) -> dict[str, float]:
+        """Id of the metric -> its value."""
+        return {key: answer.value for key, answer in self.answers.items()}
+
+    @property
+    def sentence(self) -> str:
+        """The diagnosis in words, where a metric gives one."""
+        return next((a.details["sentence"] for a in self.answers.values() if "sentence" in a.details), "")
 
 
 def choose_device(name: str = "auto") -> str:
@@ -83,17 +105,19 @@ def run(
     store: Store | str | Path = "runs",
     device: str = "auto",
     jobs: int = 1,
+    doubt: bool = True,
 ) -> list[Result]:
     """Train, sample and evaluate experiments; what the store holds already is not computed again.
 
-    Results come in the order of the experiments. A training that diverges is a result with the status "diverged".
+    Results come in the order of the experiments. With `doubt` every value gets its interval over evaluation draws. A
+    training that diverges is a result with the status "diverged".
     With several `jobs`, a script needs the guard `if __name__ == "__main__":` that multiprocessing asks for.
     Raises `SpecError` for a bad configuration and `StoreError` for a store that cannot be written or is damaged.
     """
     if isinstance(experiments, Experiment):
         experiments = [experiments]
     wanted = list(experiments.values() if isinstance(experiments, Mapping) else experiments)
-    events = execute(wanted, suite(metrics), Store.at(store), device, jobs)
+    events = execute(wanted, suite(metrics), Store.at(store), device, jobs, doubt)
     results = {r.experiment.id: r for r in gather(events)}
     return [results[experiment.id] for experiment in wanted]
 
@@ -122,8 +146,12 @@ def execute(
     store: Store,
     device: str = "auto",
     jobs: int = 1,
+    doubt: bool = True,
 ) -> Iterator[tuple[list[Experiment], Progress | Result | Failure]]:
-    """Yield (the experiments of one training, event); each experiment gets a `Result`, or its training a `Failure`."""
+    """Yield (the experiments of one training, event); each experiment gets a `Result`, or its training a `Failure`.
+
+    Metrics that cannot be asked of a target are left out.
+    """
     device = choose_device(device)
     if jobs < 1:
         raise SpecError([("jobs", f"should be at least 1, given {jobs}")])
@@ -139,14 +167,15 @@ def execute(
     questions = [metric.spec() for metric in metrics]
     files = files_of([*experiments, *metrics])
     tasks = [
-        Task(_complete, ([e.spec() for e in group], questions, str(store.root), device), files) for group in groups
+        Task(_complete, ([e.spec() for e in group], questions, str(store.root), device, doubt), files)
+        for group in groups
     ]
     for index, event in run_tasks(tasks, jobs):
         yield groups[index], event
 
 
 def _complete(
-    specs: list[dict[str, Any]], questions: list[dict[str, Any]], root: str, device: str
+    specs: list[dict[str, Any]], questions: list[dict[str, Any]], root: str, device: str, doubt: bool
 ) -> Iterator[Progress | Result]:
     """All experiments of one training, in a process that may be new."""
     group = [Experiment.parse(spec) for spec in specs]
@@ -157,7 +186,7 @@ def _complete(
         yield from _train(store, training, device)
         for experiment in group:
             yield from _sample(store, experiment, device)
-            yield from _answer(store, experiment, metrics)
+            yield from _answer(store, experiment, metrics, device, doubt)
 
 
 def _train(store: Store, training: Training, device: str) -> Iterator[Progress]:
@@ -217,7 +246,8 @@ def _sample(store: Store, experiment: Experiment, device: str) -> Iterator[Progr
     save_spec(folder, experiment)
     start = time.monotonic()
     x = torch.empty(0)
-    for step, state in enumerate(generate(experiment, load(trained.file("weights.safetensors")), device), 1):
+    denoiser = denoiser_of(experiment, load(trained.file("weights.safetensors")), device)
+    for step, state in enumerate(generate(experiment, denoiser, device), 1):
         x = state
         if step % 25 == 0:
             yield Progress("sample", step, experiment.sampler.steps)
@@ -237,8 +267,13 @@ def _sample(store: Store, experiment: Experiment, device: str) -> Iterator[Progr
     folder.finish(record, {"samples.npy": data.getvalue()})
 
 
-def _answer(store: Store, experiment: Experiment, metrics: Sequence[Metric]) -> Iterator[Progress | Result]:
-    folder, trained = store.experiment(experiment), store.training(experiment.training).record() or {}
+def _answer(
+    store: Store, experiment: Experiment, metrics: Sequence[Metric], device: str, doubt: bool
+) -> Iterator[Progress | Result]:
+    from safetensors.torch import load
+
+    folder, kept = store.experiment(experiment), store.training(experiment.training)
+    trained = kept.record() or {}
     common = {
         "experiment": experiment,
         "parameters": trained["parameters"],
@@ -248,13 +283,19 @@ def _answer(store: Store, experiment: Experiment, metrics: Sequence[Metric]) -> 
     if trained["status"] != "done":
         yield Result(**common, status="diverged", message=trained["message"])
         return
-    values = {}
-    for k, (metric, value) in enumerate(evaluate(experiment, folder, metrics)):
-        values[metric.id] = value
-        yield Progress("evaluate", k + 1, len(metrics))
+    lacking = askable(experiment.training.target, metrics)
+    asked = [metric for metric in metrics if metric.id not in lacking]
+    answers = {}
+
+    def weights() -> Mapping[str, Tensor]:
+        return load(kept.file("weights.safetensors"))
+
+    for k, (metric, found) in enumerate(evaluate(experiment, folder, asked, weights, device, doubt)):
+        answers[metric.id] = found
+        yield Progress("evaluate", k + 1, len(asked))
     record = folder.record() or {}
     yield Result(
-        **common, status="done", values=values, exploded=record["exploded"], sampling_seconds=record["seconds"]
+        **common, status="done", answers=answers, exploded=record["exploded"], sampling_seconds=record["seconds"]
     )
 
 
@@ -267,6 +308,8 @@ def draw_floors(
     jobs: int = 1,
 ) -> Iterator[Progress | Failure]:
     """Bring the null draws of the metrics, exact samples under the same protocol, up to a number in the store."""
+    lacking = askable(target, metrics)
+    metrics = [metric for metric in metrics if metric.id not in lacking]
     held = {metric.id: load_floor(store, target, metric, n) for metric in metrics}
     missing = [(k, [m for m in metrics if len(held[m.id]) <= k]) for k in range(draws)]
     missing = [(k, who) for k, who in missing if who]

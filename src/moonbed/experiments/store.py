@@ -8,6 +8,7 @@
                        <experiment id>/experiment.json, samples.npy, record.json
                        <experiment id>/metrics/<metric id>.json
          floors/<id>.json                     draws of a metric from an exact sampler
+         exact/<id>.json                      values of the exact denoiser under a sampler
 
 A file appears whole or not at all: it is written beside its place, flushed to the disk and renamed. What is read is
 held against its checksum first; a file that does not match is named in a `StoreError` and never used. A lock that the
@@ -184,6 +185,10 @@ class Store:
     def floors(self) -> Folder:
         """The folder of the null draws."""
         return Folder(self.root / "floors")
+
+    def exact(self) -> Folder:
+        """The folder of values of the exact denoiser under a sampler."""
+        return Folder(self.root / "exact")
 
     def check_writable(self) -> None:
         """Raises `StoreError` now rather than after an hour of training."""

@@ -108,7 +108,7 @@ def train(training: Training, state: State) -> Iterator[State]:
             place = step % per_epoch * training.batch
             x0 = data[order[place : place + training.batch]]  # type: ignore[index]
             with rng.stream("network", step).as_global():
-                loss = training.objective.loss(denoiser, x0, rng.stream("step", step)).mean()
+                loss = training.objective.loss(denoiser, x0, rng.stream("step", step), training.target).mean()
             _update(training, state, loss, step)
             losses[k] = loss.detach()
         bad = ~torch.isfinite(losses)

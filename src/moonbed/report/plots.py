@@ -5,6 +5,7 @@ What lies outside the axes is not silently cut off: its number stands in the pan
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,7 +14,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Panel", "overview", "pair", "save"]
+    from moonbed.experiments.anatomy import Anatomy
+
+__all__ = ["Panel", "budget", "overview", "pair", "save"]
 
 TARGET, GENERATED = "#0072B2", "#D55E00"  # blue and vermilion of Okabe & Ito: told apart with any colour vision
 SHOWN = 5_000
@@ -75,6 +78,36 @@ def overview(title: str, target: Any, rows: Sequence[tuple[str, Any]]) -> Figure
     """The target and the samples of every row, all on the target's axes."""
     panels = [Panel("target", target, False), *(Panel(name, samples, True) for name, samples in rows)]
     return _panels(panels, min(3, len(panels)), title)
+
+
+PARTS = {"sampler": "#56B4E9", "capacity": "#E69F00", "estimation": "#009E73", "total": "#000000"}
+
+
+def budget(found: Anatomy) -> Figure:
+    """The error budget: a panel a metric, a bar with its 95 % interval for what each cause adds above the floor."""
+    from matplotlib.figure import Figure
+
+    columns = min(3, len(found.parts))
+    count = -(-len(found.parts) // columns)
+    figure = Figure(figsize=(3.4 * columns, 2.4 * count + 0.5), layout="constrained")
+    grid = figure.subplots(count, columns, squeeze=False)
+    for axes, (label, parts) in zip(grid.flat, found.parts.items(), strict=False):
+        names = list(PARTS)
+        values = [parts[name].value for name in names]
+        errors = [[max(0.0, v - parts[k].interval[0]) for k, v in zip(names, values, strict=True)]]
+        errors += [[max(0.0, parts[k].interval[1] - v) for k, v in zip(names, values, strict=True)]]
+        if all(map(math.isfinite, [*values, *errors[0], *errors[1]])):
+            axes.bar(names, values, yerr=errors, color=list(PARTS.values()), width=0.6, capsize=3)
+        else:
+            axes.text(0.5, 0.5, "not finite", transform=axes.transAxes, ha="center")
+        axes.axhline(0, color="black", linewidth=0.6)
+        axes.set_title(f"{label}, floor {parts['floor'].value:.3g}", fontsize=9)
+        axes.tick_params(labelsize=7)
+    for axes in list(grid.flat)[len(found.parts) :]:
+        axes.set_axis_off()
+    over = f"{found.seeds} trainings" if found.seeds > 1 else f"{found.repeats} draws, one training"
+    figure.suptitle(f"What each cause adds above the floor, n = {found.experiment.n:,}, {over}", fontsize=10)
+    return figure
 
 
 def save(figure: Figure, path: Path) -> None:

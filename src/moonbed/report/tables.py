@@ -1,7 +1,8 @@
 """Tables: terminal, CSV, Markdown, LaTeX and JSON, from one list of rows.
 
-Every measured value stands with its spread over seeds and with the floor: the values that a perfect sampler gets under
-the same protocol, as their mean and their 5 % to 95 % range.
+Every measured value stands with its doubt: its spread over seeds, a 95 % interval (over seeds, or for a single one over
+evaluation draws), the floor, which is the 5 % to 95 % range of what a perfect sampler gets under the same protocol, and
+the p-value against it.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def number(value: float | None) -> str:
     if value is None:
         return "–"
     if not math.isfinite(value):
-        return "not finite"
+        return "∞" if value == math.inf else "not finite"
     return f"{value:.3g}" if abs(value) >= 1000 or 0 <= abs(value) < 5e-4 else f"{value:.4f}"
 
 
@@ -40,8 +41,17 @@ def measured(cell: Cell) -> str:
     """`mean ± sd` over seeds; for one seed the value alone, with its number of seeds said elsewhere."""
     if not cell.values:
         return "–"
+    if cell.text:
+        return cell.text
     mean, sd = spread(cell.values)
     return number(mean) if sd is None else f"{number(mean)} ± {number(sd)}"
+
+
+def interval(cell: Cell) -> str:
+    """`low .. high` with 95 % confidence, – where there is none."""
+    if cell.interval is None or cell.interval == (-math.inf, math.inf):
+        return "–"
+    return " .. ".join(number(end) for end in cell.interval)
 
 
 def floor(cell: Cell) -> str:
@@ -62,6 +72,7 @@ def notes(row: Row) -> str:
     lost = sum(r.exploded for r in row.done)
     if lost:
         out.append(f"{lost:,} of {sum(r.experiment.n for r in row.done):,} samples exploded")
+    out += [f"{label} {cell.lacks}" for label, cell in row.cells.items() if cell.lacks]
     return "; ".join(dict.fromkeys(out))
 
 
@@ -75,9 +86,11 @@ def caption(rows: Sequence[Row]) -> str:
     sizes = " or ".join(f"{n:,}" for n in sorted({r.experiment.n for row in rows for r in row.results}))
     seeds = max(len(row.results) for row in rows)
     draws = max((c.floor.draws for r in rows for c in r.cells.values() if c.floor), default=0)
+    over = f"mean ± sd over {seeds} seeds" if seeds > 1 else "one seed"
+    doubt = "the mean over seeds (Student's t)" if seeds > 1 else "the value, over evaluation draws"
     return (
-        f"n = {sizes} samples a run; measured: mean ± sd over {seeds} seed(s); "
-        f"floor: 5 % .. 95 % of {draws} draws of a perfect sampler; ≈ every seed within them"
+        f"n = {sizes} samples a run; measured: {over}; interval: 95 % for {doubt}; "
+        f"floor: 5 % .. 95 % of {draws} draws of a perfect sampler; ≈ every seed within them; p: against the floor"
     )
 
 
@@ -87,10 +100,11 @@ def to_terminal(rows: Sequence[Row], labels: Sequence[str]) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
-    notes_below = "".join(f"\n[red]{escape(f'{row.name}: {note}')}[/]" for row in rows if (note := notes(row)))
+    notes_below = "".join(f"\n[bold]{escape(row.name)}[/]: {escape(row.sentence)}" for row in rows if row.sentence)
+    notes_below += "".join(f"\n[red]{escape(f'{row.name}: {note}')}[/]" for row in rows if (note := notes(row)))
     table = Table(caption=caption(rows) + notes_below, caption_justify="left", pad_edge=False, box=box.SIMPLE_HEAD)
     many = len(labels) > WIDE
-    for title in ("row", "metric", "measured", "floor", "p") if many else ("row", "", *labels):
+    for title in ("row", "metric", "measured", "interval", "floor", "p") if many else ("row", "", *labels):
         table.add_column(title, overflow="fold")
     (_add_lines if many else _add_columns)(table, rows, labels)
     return table
@@ -104,13 +118,13 @@ def _add_lines(table: Table, rows: Sequence[Row], labels: Sequence[str]) -> None
         for head, label in zip_longest(about[: len(labels)], labels, fillvalue=""):
             cell = row.cells[label]
             mark = " [green]≈[/]" if within_floor(cell) else ""
-            p = cell.p_value
-            table.add_row(head, label, f"[bold]{measured(cell)}[/]{mark}", f"[dim]{floor(cell)}", number(p))
+            doubt = (f"[dim]{interval(cell)}", f"[dim]{floor(cell)}", number(cell.p_value))
+            table.add_row(head, label, f"[bold]{measured(cell)}[/]{mark}", *doubt)
         table.add_section()
 
 
 def _add_columns(table: Table, rows: Sequence[Row], labels: Sequence[str]) -> None:
-    """For each row a line with the published values, one with the measured ones, one with the floor."""
+    """For each row a line with the published values, the measured ones, their interval, floor and p-value."""
     from rich.markup import escape
 
     for row in rows:
@@ -122,7 +136,9 @@ def _add_columns(table: Table, rows: Sequence[Row], labels: Sequence[str]) -> No
             head = f"[bold]{escape(row.name)}"
         marked = (f"{measured(c)}{' [green]≈[/]' if within_floor(c) else ''}" for c in cells)
         table.add_row(head, "[bold]measured", *(f"[bold]{m}[/]" for m in marked))
-        table.add_row(f"[dim]{seconds(row):.0f} s", "[dim]floor", *(f"[dim]{floor(c)}" for c in cells))
+        table.add_row(f"[dim]{seconds(row):.0f} s", "[dim]interval", *(f"[dim]{interval(c)}" for c in cells))
+        table.add_row("", "[dim]floor", *(f"[dim]{floor(c)}" for c in cells))
+        table.add_row("", "[dim]p", *(f"[dim]{number(c.p_value)}" for c in cells))
         table.add_section()
 
 
@@ -132,6 +148,7 @@ def flat(rows: Sequence[Row]) -> list[dict[str, Any]]:
     for row in rows:
         for label, cell in row.cells.items():
             mean, sd = spread(cell.values) if cell.values else (None, None)
+            low, high = cell.interval or (None, None)
             out.append(
                 {
                     "row": row.name,
@@ -141,6 +158,8 @@ def flat(rows: Sequence[Row]) -> list[dict[str, Any]]:
                     "mean": mean,
                     "sd": sd,
                     "seeds": len(cell.values),
+                    "interval_lo": low,
+                    "interval_hi": high,
                     "p_value": cell.p_value,
                     "diverged": len(row.results) - len(row.done),
                     "exploded": sum(r.exploded for r in row.done),
@@ -151,6 +170,7 @@ def flat(rows: Sequence[Row]) -> list[dict[str, Any]]:
                     "floor_draws": cell.floor.draws if cell.floor else 0,
                     "parameters": row.results[0].parameters,
                     "training_seconds": round(seconds(row), 2),
+                    "sentence": row.sentence,
                     "note": notes(row),
                 }
             )
@@ -175,7 +195,9 @@ def _wide(rows: Sequence[Row], labels: Sequence[str]) -> list[list[str]]:
         if any(c.published is not None for c in cells):
             out.append([row.name, "published", *(number(c.published) for c in cells), "", "", ""])
         out.append([row.name, "measured", *(measured(c) + " ≈" * within_floor(c) for c in cells), *about])
+        out.append([row.name, "interval", *(interval(c) for c in cells), "", "", ""])
         out.append([row.name, "floor", *(floor(c) for c in cells), "", "", ""])
+        out.append([row.name, "p", *(number(c.p_value) for c in cells), "", "", ""])
     return out
 
 
@@ -219,24 +241,30 @@ def to_latex(rows: Sequence[Row], labels: Sequence[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def cell_json(cell: Cell) -> dict[str, Any]:
+    """A cell with its doubt; what is not finite is null."""
+    return {
+        "value": finite(spread(cell.values).mean) if cell.values else None,
+        "interval": [finite(end) for end in cell.interval or (None, None)],
+        "floor": cell.floor
+        and {
+            "mean": finite(cell.floor.mean),
+            "lo": finite(cell.floor.lo),
+            "hi": finite(cell.floor.hi),
+            "draws": cell.floor.draws,
+        },
+        "p_value": cell.p_value,
+        **({"text": cell.text} if cell.text else {}),
+        **({"lacks": cell.lacks} if cell.lacks else {}),
+    }
+
+
 def to_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """One object a row; a number that is not finite is null."""
     out = []
     for row in rows:
         metrics = {
-            label: {
-                "values": [_json(v) for v in cell.values],
-                "published": cell.published,
-                "p_value": cell.p_value,
-                "floor": None
-                if cell.floor is None
-                else {
-                    "mean": _json(cell.floor.mean),
-                    "lo": _json(cell.floor.lo),
-                    "hi": _json(cell.floor.hi),
-                    "draws": cell.floor.draws,
-                },
-            }
+            label: {**cell_json(cell), "values": [finite(v) for v in cell.values], "published": cell.published}
             for label, cell in row.cells.items()
         }
         runs = [
@@ -252,6 +280,7 @@ def to_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
                 "training_seconds": r.training_seconds,
                 "sampling_seconds": r.sampling_seconds,
                 "folder": r.folder,
+                "sentence": r.sentence,
             }
             for r in row.results
         ]
@@ -259,5 +288,6 @@ def to_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return out
 
 
-def _json(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def finite(value: float | None) -> float | None:
+    """The number, None where JSON has none for it."""
+    return value if value is not None and math.isfinite(value) else None

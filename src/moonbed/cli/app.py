@@ -1,0 +1,57 @@
+"""The application, the options that several commands share, and the entry point."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+from cyclopts import App, CycloptsError, Parameter
+
+import moonbed
+from moonbed.component import SpecError
+
+app = App(
+    name="moonbed",
+    version=moonbed.__version__,
+    help="A test bed for diffusion and flow models on distributions whose exact law is known.",
+    help_epilogue="Configurations are named by an id; what `runs/` holds is not computed again. Exit status: 0 done, "
+    "2 bad input or a run that diverged, 130 interrupted (the same command goes on).",
+    suppress_keyboard_interrupt=False,
+)
+
+StoreOption = Annotated[
+    Path, Parameter(help="Folder of the runs; the environment variable MOONBED_STORE names another.")
+]
+DeviceOption = Annotated[str, Parameter(help="cpu, cuda, mps, or auto for the fastest of them here.")]
+JobsOption = Annotated[
+    int | None, Parameter(help="Processes at once; one a core unless said. Results do not depend on it.")
+]
+QuietOption = Annotated[bool, Parameter(negative="", help="No progress on standard error.")]
+JsonOption = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON on standard output.")]
+STORE = Path(os.environ.get("MOONBED_STORE", "runs"))
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Entry point of the `moonbed` command."""
+    try:
+        code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        sys.stderr.write(f"moonbed: {' '.join(str(error).split())}\n")
+        code = 2
+    except SpecError as error:
+        lines = [f"{place}: {message}" if place else message for place, message in error.problems]
+        sys.stderr.write("".join(f"moonbed: {' '.join(line.split())}\n" for line in lines))
+        code = 2
+    except KeyboardInterrupt:
+        sys.stderr.write("moonbed: interrupted; what was done is kept, and the same command goes on from there\n")
+        code = 130
+    except RuntimeError as error:
+        if type(error).__name__ != "StoreError":
+            raise
+        sys.stderr.write(f"moonbed: {error}\n")
+        code = 2
+    sys.stdout.flush()
+    sys.exit(code or 0)

@@ -1,0 +1,395 @@
+"""The commands. Anything that computes is called from here, not written here."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from moonbed.cli.app import STORE, DeviceOption, JobsOption, JsonOption, QuietOption, StoreOption, app
+from moonbed.cli.output import (
+    escape,
+    follow_runs,
+    last,
+    print_found,
+    print_json,
+    print_rows,
+    say,
+    show_component,
+    show_member,
+    status,
+    write_rows,
+)
+from moonbed.cli.parsing import (
+    all_kinds,
+    at_least,
+    changed,
+    check_writable,
+    chosen_jobs,
+    chosen_metrics,
+    one_of,
+    preset_changes,
+    read_table,
+    stored_runs,
+    summaries,
+    varied,
+)
+from moonbed.component import Component, SpecError, members, nearest, parse_overrides
+
+if TYPE_CHECKING:
+    pass
+
+
+@app.command
+def run(
+    what: str,
+    /,
+    *changes: str,
+    protocol: Annotated[
+        str, Parameter(help="default: iid from the exact law; published: the write-up's own data.")
+    ] = "default",
+    metrics: Annotated[
+        str | None, Parameter(help="Suites or metrics, by name, with commas between them; the protocol's unless said.")
+    ] = None,
+    budget: Annotated[
+        str | None, Parameter(help="quick or paper; the configuration's own numbers unless said.")
+    ] = None,
+    draws: Annotated[int, Parameter(help="Exact draws for the floor of each metric.")] = 39,
+    jobs: JobsOption = None,
+    device: DeviceOption = "auto",
+    store: StoreOption = STORE,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> int:
+    """Train, sample and evaluate a preset, or the experiments of a Python file.
+
+    Changes are written `name=value`, with the dotted name of a field; values with commas between them are a sweep.
+
+    For example:
+
+        moonbed run baseline --budget quick
+        moonbed run residual sampler.steps=64 training.steps=5000
+        moonbed run ema training.seed=0,1,2 training.steps=2000 --jobs 2
+        moonbed run my_idea.py --json
+    """
+    from moonbed.experiments.presets import BUDGETS, preset, published
+    from moonbed.experiments.reproduce import follow, rows
+    from moonbed.experiments.store import Store
+
+    if what.endswith(".py"):
+        from moonbed.experiments.plugins import experiments_in
+
+        named = experiments_in(what)
+    else:
+        named = {what: preset(what)}
+    if budget is not None:
+        changed = BUDGETS[one_of("--budget", budget, BUDGETS)].changes
+        named = {name: experiment.replace(**changed) for name, experiment in named.items()}
+    named = dict(varied(named, changes))
+    if one_of("--protocol", protocol, ("default", "published")) == "published":
+        named = {name: published(experiment) for name, experiment in named.items()}
+    questions = chosen_metrics(metrics or protocol)
+    at_least("--draws", draws, 1)
+    where, jobs = Store(store), chosen_jobs(jobs)
+
+    wanted = {name: [experiment] for name, experiment in named.items()}
+    results, failures = follow_runs(follow(wanted, questions, draws, where, device, jobs), quiet)
+    found = {name: [results[e.id]] for name, e in named.items() if e.id in results}
+    table = rows(found, questions, where, changes={}) if found else []
+    print_rows(table, json)
+    return status(table, failures)
+
+
+@app.command
+def reproduce(
+    *,
+    rows: Annotated[
+        str | None, Parameter(help="Names of rows, with commas between them; all eight unless said.")
+    ] = None,
+    budget: Annotated[
+        str, Parameter(help="quick: minutes; paper: 40,000 steps, batch 512, 1,000 sampling steps, 5,000 points.")
+    ] = "quick",
+    seeds: Annotated[int | None, Parameter(help="Seeds a row; the budget's unless said.")] = None,
+    draws: Annotated[
+        int | None, Parameter(help="Exact draws for the floor of each metric; the budget's unless said.")
+    ] = None,
+    out: Annotated[Path, Parameter(help="Folder for tables and pictures.")] = Path("reproduction"),
+    jobs: JobsOption = None,
+    device: DeviceOption = "auto",
+    store: StoreOption = STORE,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> int:
+    """Reproduce the published two-moons ablation: every row trained, sampled, evaluated, tabled and drawn.
+
+    Each number stands beside the published one and the floor: what a perfect sampler gets under the same protocol.
+
+    For example:
+
+        moonbed reproduce
+        moonbed reproduce --rows baseline,residual --seeds 3
+        moonbed reproduce --budget paper --out paper
+    """
+    from moonbed.experiments import reproduce as job
+    from moonbed.experiments.presets import BUDGETS
+    from moonbed.experiments.store import Store
+    from moonbed.metrics.suites import SUITES
+
+    started = time.monotonic()
+    wanted = job.plan([name.strip() for name in rows.split(",")] if rows else None, budget, seeds)
+    draws = BUDGETS[budget].draws if draws is None else draws
+    at_least("--draws", draws, 1)
+    where, metrics = Store(store), SUITES["published"]
+    check_writable(out)
+    results, failures = follow_runs(job.follow(wanted, metrics, draws, where, device, chosen_jobs(jobs)), quiet)
+    found = {name: [results[e.id] for e in group if e.id in results] for name, group in wanted.items()}
+    table = job.rows({name: group for name, group in found.items() if group}, metrics, where)
+    print_rows(table, json)
+    if table:
+        written = write_rows(table, out, where)
+        if not (json or quiet):
+            say(f"{', '.join(written)} in {out}{os.sep}; {time.monotonic() - started:.0f} s in all")
+    return status(table, failures)
+
+
+@app.command
+def evaluate(
+    file: Path,
+    /,
+    *changes: str,
+    target: Annotated[str, Parameter(help="The law that the samples should have, by name or as JSON.")],
+    coordinates: Annotated[
+        str,
+        Parameter(
+            help="own: as the target is described; standardised: its mean taken off, divided by its scale; "
+            "auto: what they clearly are, which is said."
+        ),
+    ] = "auto",
+    key: Annotated[str | None, Parameter(help="Name of the array, in a file with several.")] = None,
+    train: Annotated[
+        Path | None, Parameter(help="File with the training points, in the same coordinates: how near are copies?")
+    ] = None,
+    n: Annotated[int | None, Parameter(name="--n", help="Only the first so many points.")] = None,
+    metrics: Annotated[str, Parameter(help="Suites or metrics, by name, with commas between them.")] = "default",
+    draws: Annotated[int, Parameter(help="Exact draws for the floor of each metric.")] = 39,
+    jobs: JobsOption = None,
+    store: StoreOption = STORE,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> int:
+    """Hold anyone's samples (.npy, .npz, .csv, .tsv, .txt, .pt, .safetensors) against an exact law.
+
+    Every value comes with its interval, its floor and its p-value, and with what is wrong in words. Changes are fields
+    of the target, `name=value`. Floors are kept in the store, by target, metric and n.
+
+    For example:
+
+        moonbed evaluate samples.npy --target TwoMoons
+        moonbed evaluate samples.csv --target TwoMoons noise=0.1 --coordinates own --json
+        moonbed evaluate samples.npz --key x --target EightGaussians --train data.npy
+    """
+    from moonbed.experiments.judge import Judgement, judge
+    from moonbed.report.verdicts import judgement_json, judgement_table
+    from moonbed.targets import Target
+
+    law = Target.parse(target)
+    combinations = parse_overrides(changes)
+    if len(combinations) > 1:
+        raise SpecError([("", "one target at a time; give one value a field")])
+    law = law.replace(**combinations[0])
+    questions = chosen_metrics(metrics)
+    at_least("--draws", draws, 1)
+    if n is not None:
+        at_least("--n", n, 1)
+    points = read_table(file, key)[:n]
+    trained = None if train is None else read_table(train)
+    options: dict[str, Any] = {"coordinates": coordinates, "train": trained, "draws": draws, "jobs": chosen_jobs(jobs)}
+    events = judge(points, law, questions, store=str(store), **options)
+    found, failures = last(((file.name, event) for event in events), quiet)
+    if isinstance(found, Judgement):
+        print_found(found, judgement_table, judgement_json, json)
+        if coordinates == "auto" and not (quiet or json):
+            say(f"[dim]likelier in {found.coordinates} coordinates; --coordinates says others[/]")
+    return status([], failures)
+
+
+@app.command
+def compare(
+    a: str,
+    b: str,
+    /,
+    *changes: str,
+    seeds: Annotated[
+        int | None, Parameter(help="Paired seeds; with --until-decided the most. 5, or 28, unless said.")
+    ] = None,
+    until_decided: Annotated[
+        bool, Parameter(negative="", help="Add seeds until there is a verdict, at a level that the looks share.")
+    ] = False,
+    level: Annotated[float, Parameter(help="Chance of a false verdict, over all metrics.")] = 0.05,
+    margin: Annotated[
+        float, Parameter(help="What counts as equivalent: a difference below so many sd of a pair's.")
+    ] = 1.0,
+    budget: Annotated[
+        str | None, Parameter(help="quick or paper; the configurations' own numbers unless said.")
+    ] = None,
+    metrics: Annotated[str, Parameter(help="Suites or metrics, by name, with commas between them.")] = "default",
+    draws: Annotated[int, Parameter(help="Exact draws for the floor of each metric.")] = 39,
+    jobs: JobsOption = None,
+    device: DeviceOption = "auto",
+    store: StoreOption = STORE,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> int:
+    """Is B better than A? Both run with the same seeds; the verdict is better, worse, equivalent or cannot tell yet.
+
+    A and B are presets, `file.py:name` or ids of runs, with changes of their own behind them in quotes; further
+    changes, `name=value`, are made to both.
+
+    For example:
+
+        moonbed compare ddpm ema --budget quick --seeds 5
+        moonbed compare cosine "cosine sampler=DDIM sampler.steps=50" training.steps=2000 --until-decided
+        moonbed compare residual my_idea.py --json
+    """
+    from moonbed.experiments import compare as job
+    from moonbed.experiments.named import find_experiment
+    from moonbed.experiments.store import Store
+    from moonbed.report.verdicts import comparison_json, comparison_table
+
+    where, questions = Store(store), chosen_metrics(metrics)
+    at_least("--draws", draws, 2)
+    for option, value, top in (("--level", level, 1.0), ("--margin", margin, float("inf"))):
+        if not 0 < value < top:
+            raise SpecError([(option, f"should lie between 0 and {top:g}, given {value:g}")])
+    arms = [(text, experiment) for text, experiment in (find_experiment(text, where) for text in (a, b))]
+    arms = [(text, changed(experiment, budget, changes)) for text, experiment in arms]
+    count = seeds if seeds is not None else 28 if until_decided else 5
+    options: dict[str, Any] = {"seeds": count, "until_decided": until_decided, "level": level, "margin": margin}
+    options |= {"draws": draws, "store": where, "device": device, "jobs": chosen_jobs(jobs)}
+    found, failures = last(job.compare(arms[0], arms[1], questions, **options), quiet)
+    if isinstance(found, job.Comparison):
+        print_found(found, comparison_table, comparison_json, json)
+        return status(list(found.rows), failures)
+    return status([], failures)
+
+
+@app.command
+def anatomy(
+    what: str,
+    /,
+    *changes: str,
+    repeats: Annotated[int, Parameter(help="Draws of samples from the trained weights.")] = 5,
+    seeds: Annotated[int, Parameter(help="Trainings from so many seeds instead, one draw each.")] = 1,
+    budget: Annotated[
+        str | None, Parameter(help="quick or paper; the configuration's own numbers unless said.")
+    ] = None,
+    metrics: Annotated[str, Parameter(help="Suites or metrics, by name, with commas between them.")] = "anatomy",
+    draws: Annotated[int, Parameter(help="Exact draws for the floor of each metric.")] = 39,
+    out: Annotated[Path, Parameter(help="Folder for table and picture.")] = Path("anatomy"),
+    jobs: JobsOption = None,
+    device: DeviceOption = "auto",
+    store: StoreOption = STORE,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> int:
+    """Split the error of a run into its causes: floor, sampler, capacity, estimation.
+
+    Give the id of a run (`moonbed list runs`), a preset or a file.py:name; changes are written `name=value`.
+
+    For example:
+
+        moonbed anatomy 5bf198d9
+        moonbed anatomy residual --budget quick --json
+        moonbed anatomy ema training.steps=2000 n=1000 --seeds 5
+    """
+    from moonbed.experiments import anatomy as job
+    from moonbed.experiments.named import find_experiment
+    from moonbed.experiments.store import Store
+    from moonbed.report import plots
+    from moonbed.report.verdicts import anatomy_csv, anatomy_json, anatomy_table
+
+    where, questions = Store(store), chosen_metrics(metrics)
+    at_least("--draws", draws, 2)
+    at_least("--seeds", seeds, 1)
+    experiment = changed(find_experiment(what, where)[1], budget, changes)
+    check_writable(out)
+    options: dict[str, Any] = {"repeats": repeats, "seeds": seeds, "draws": draws}
+    options |= {"store": where, "device": device, "jobs": chosen_jobs(jobs)}
+    found, failures = last(job.anatomy(experiment, questions, **options), quiet)
+    if isinstance(found, job.Anatomy):
+        print_found(found, anatomy_table, anatomy_json, json)
+        (out / "anatomy.csv").write_text(anatomy_csv(found), encoding="utf-8")
+        plots.save(plots.budget(found), out / "anatomy.png")
+        if not (json or quiet):
+            say(f"anatomy.csv, anatomy.png in {out}{os.sep}")
+    return status([], failures)
+
+
+@app.command(name="list")
+def list_(kind: str | None = None, /, *, store: StoreOption = STORE, json: JsonOption = False) -> int:
+    """List what there is: presets, runs, and the members of every kind of component.
+
+    For example:
+
+        moonbed list
+        moonbed list presets
+        moonbed list sampler
+        moonbed list runs --json
+    """
+    sections: dict[str, dict[str, str]] = {"presets": preset_changes()}
+    sections |= {name.lower(): summaries(k) for name, k in all_kinds().items()}
+    if kind is not None:
+        plural = {name.rstrip("s"): name for name in [*sections, "runs"]}
+        name = plural.get(kind.lower().rstrip("s"), kind)
+        if name == "runs":
+            sections["runs"] = stored_runs(store)
+        sections = {name: sections[one_of("kind", name, [*sections, "runs"])]}
+    if json:
+        print_json(sections)
+        return 0
+    for title, entries in sections.items():
+        width = max((len(name) for name in entries), default=0)
+        say(f"[bold]{title}[/]")
+        for name, text in entries.items():
+            say(f"  {name:<{width}}  [dim]{escape(text)}[/]")
+        if not entries:
+            say("  [dim]none[/]")
+    return 0
+
+
+@app.command
+def show(name: str, /, *, store: StoreOption = STORE, json: JsonOption = False) -> int:
+    """Print a preset, a component or a stored run (by its id or the beginning of it) as a typed configuration.
+
+    For example:
+
+        moonbed show residual
+        moonbed show DDIM
+        moonbed show 5bf198d9 --json
+    """
+    from moonbed.experiments.presets import PRESETS
+    from moonbed.experiments.store import Store, StoreError, load_spec
+
+    if name in PRESETS:
+        return show_component(PRESETS[name], {}, json)
+    for kind in all_kinds().values():
+        if name in members(kind):
+            return show_member(members(kind)[name], json)
+    hits = Store(store).find(name) if len(name) >= 4 and name.isalnum() else []
+    if not hits:
+        known = [*PRESETS, *(m for kind in all_kinds().values() for m in members(kind))]
+        raise SpecError([("", f"no preset, component or run in {store} is called {name!r}; {nearest(name, known)}")])
+    if len(hits) > 1:
+        raise SpecError(
+            [("", f"{name!r} is the beginning of {len(hits)} ids: {', '.join(f.path.name for _, f in hits)}")]
+        )
+    kind_name, folder = hits[0]
+    folder.verify()
+    try:
+        component: Component = load_spec(folder, all_kinds()[kind_name])
+    except StoreError as error:
+        raise SpecError([("", str(error))]) from None
+    return show_component(component, folder.record() or {"status": "unfinished"}, json)

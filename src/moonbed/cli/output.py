@@ -1,0 +1,172 @@
+"""What the commands print and write: tables, JSON, pictures, progress, and what went wrong."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moonbed.component import Component, SpecError
+
+if TYPE_CHECKING:
+    from moonbed.experiments.reproduce import Row
+    from moonbed.experiments.run import Failure, Progress, Result
+
+
+def say(text: str) -> None:
+    """Print text with rich's markup."""
+    from rich.console import Console
+
+    Console(highlight=False, soft_wrap=True).print(text)
+
+
+def escape(text: str) -> str:
+    """Text without meaning for rich's markup."""
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def print_json(data: Any) -> None:
+    """Print data as JSON; it must hold no NaN and no infinity."""
+    sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def show_component(component: Component, record: Mapping[str, Any], as_json: bool) -> int:
+    """Print a configuration with its id and record."""
+    if as_json:
+        print_json({"id": component.id, "spec": component.spec(), **({"record": record} if record else {})})
+    else:
+        print(component)
+        print(f"# id {component.id}")
+        for key, value in record.items():
+            print(f"# {key}: {value}")
+    return 0
+
+
+def show_member(member: type[Component], as_json: bool) -> int:
+    """Print a member's docstring and an example of it."""
+    import inspect
+
+    try:
+        example: Component | None = member()
+    except SpecError:
+        example = None
+    if as_json:
+        print_json(
+            {"type": member.__name__, "doc": inspect.getdoc(member), "spec": example.spec() if example else None}
+        )
+    else:
+        print(f"{member.kind().__name__} {member.__name__}\n\n{inspect.getdoc(member)}\n")
+        print(example if example else f"{member.__name__}(...)")
+    return 0
+
+
+def print_rows(table: Sequence[Row], as_json: bool) -> None:
+    """Print results as a table, or as JSON."""
+    from moonbed.report import tables
+
+    if as_json:
+        print_json(tables.to_json(table))
+    elif table:
+        from rich.console import Console
+
+        console = Console()
+        width = console.width if console.is_terminal else 140
+        labels = list(table[0].cells)
+        if any(cell.published is not None for row in table for cell in row.cells.values()):
+            labels = labels[: tables.WIDE]  # the published ones
+        Console(width=max(width, 60)).print(tables.to_terminal(table, labels))
+
+
+def write_rows(table: Sequence[Row], out: Path, store: Any) -> list[str]:
+    """Tables and pictures of a reproduction."""
+    import io
+
+    import numpy as np
+
+    from moonbed.experiments.evaluate import reference
+    from moonbed.report import plots, tables
+
+    labels = list(table[0].cells)
+    files = {
+        "table.csv": tables.to_csv(table),
+        "table.md": tables.to_markdown(table, labels),
+        "table.tex": tables.to_latex(table, labels),
+    }
+    for name, text in files.items():
+        (out / name).write_text(text, encoding="utf-8")
+    drawn = []
+    for row in table:
+        if row.done:
+            first = row.done[0].experiment
+            samples = np.load(io.BytesIO(store.experiment(first).file("samples.npy")), allow_pickle=False)
+            plots.save(plots.pair(f"{row.name}: {row.change}", reference(first), samples), out / f"{row.name}.png")
+            drawn.append((row.name, samples, first))
+    if drawn:
+        title = f"Target and generated, n = {len(drawn[0][1]):,}, first seed"
+        figure = plots.overview(title, reference(drawn[0][2]), [(name, samples) for name, samples, _ in drawn])
+        plots.save(figure, out / "all.png")
+    return [*files, *(f"{name}.png" for name, *_ in drawn), *(["all.png"] if drawn else [])]
+
+
+def follow_runs(
+    events: Iterable[tuple[str, Progress | Result | Failure]], quiet: bool
+) -> tuple[dict[str, Result], list[tuple[str, Failure]]]:
+    """Show the progress of a job; gather its results by experiment id, and its failures."""
+    from moonbed.experiments.run import Failure, Result
+    from moonbed.report.progress import Bars
+
+    results: dict[str, Result] = {}
+    failures: list[tuple[str, Failure]] = []
+    with Bars(quiet) as bars:
+        for name, event in events:
+            if isinstance(event, Result):
+                results[event.experiment.id] = event
+            elif isinstance(event, Failure):
+                failures.append((name, event))
+            else:
+                bars.show(name, event)
+    return results, failures
+
+
+def last(events: Iterable[tuple[str, Any]], quiet: bool) -> tuple[Any, list[tuple[str, Failure]]]:
+    """Show the progress of a job that ends with what was wanted; that, None where it failed, and the failures."""
+    from moonbed.experiments.run import Failure, Progress
+    from moonbed.report.progress import Bars
+
+    found, failures = None, []
+    with Bars(quiet) as bars:
+        for name, event in events:
+            if isinstance(event, Progress):
+                bars.show(name, event)
+            elif isinstance(event, Failure):
+                failures.append((name, event))
+            else:
+                found = event
+    return found, failures
+
+
+def print_found(found: Any, table: Callable[[Any], Any], as_json: Callable[[Any], dict[str, Any]], json: bool) -> None:
+    """Print what was found as a table, or as JSON."""
+    if json:
+        print_json(as_json(found))
+    else:
+        from rich.console import Console
+
+        console = Console()
+        Console(width=max(console.width if console.is_terminal else 140, 60)).print(table(found))
+
+
+def status(table: Sequence[Row], failures: Sequence[tuple[str, Failure]]) -> int:
+    """Say on standard error what went wrong; 2 if anything did."""
+    lines = [f"{row.name}: {r.message}" for row in table for r in row.results if r.status == "diverged"]
+    for name, failure in failures:
+        lines.append(f"{name}: {failure.message}")
+        if failure.trace:
+            sys.stderr.write(failure.trace)
+    for line in dict.fromkeys(lines):
+        sys.stderr.write(f"moonbed: {line}\n")
+    return 2 if lines else 0

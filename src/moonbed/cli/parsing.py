@@ -1,0 +1,127 @@
+"""What the commands are given: names and numbers, turned into components or into an error that says what is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from moonbed.component import Component, SpecError, kinds, members, nearest, parse_overrides
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from moonbed.experiments.spec import Experiment
+    from moonbed.metrics import Metric
+
+
+def all_kinds() -> dict[str, type[Component]]:
+    """Name of a kind -> the kind, with every member registered."""
+    import moonbed.experiments  # noqa: F401  (registers every member)
+
+    return kinds()
+
+
+def summaries(kind: type[Component]) -> dict[str, str]:
+    """Name of a member -> the first line of its docstring."""
+    import inspect
+
+    return {name: (inspect.getdoc(cls) or "").split("\n", 1)[0] for name, cls in members(kind).items()}
+
+
+def preset_changes() -> dict[str, str]:
+    """Name of a preset -> what it changes."""
+    from moonbed.experiments.presets import CHANGES
+
+    return dict(CHANGES)
+
+
+def stored_runs(store: Path) -> dict[str, str]:
+    """Id of a finished experiment -> what came of it."""
+    from moonbed.experiments.store import Store
+
+    text = "{status}, n = {n:,}, {exploded} exploded, training {training}"
+    return {folder.path.name: text.format(**record) for folder, record in Store(store).runs()}
+
+
+def varied(named: Mapping[str, Experiment], changes: Sequence[str]) -> Iterator[tuple[str, Experiment]]:
+    """Each experiment under each combination of the changes, with the swept values in its name."""
+    combinations = parse_overrides(changes)
+    swept = [key for key in combinations[0] if len({c[key] for c in combinations}) > 1]
+    for name, experiment in named.items():
+        for combination in combinations:
+            tag = " ".join(f"{key}={combination[key]}" for key in swept)
+            yield f"{name} {tag}".strip(), experiment.replace(**combination)
+
+
+def changed(experiment: Experiment, budget: str | None, changes: Sequence[str]) -> Experiment:
+    """The experiment under a budget, then with changes that name one value a field."""
+    from moonbed.experiments.presets import BUDGETS
+
+    if budget is not None:
+        experiment = experiment.replace(**BUDGETS[one_of("--budget", budget, BUDGETS)].changes)
+    combinations = parse_overrides(changes)
+    if len(combinations) > 1:
+        raise SpecError([("", "one experiment at a time; give one value a field")])
+    return experiment.replace(**combinations[0])
+
+
+def read_table(path: Path, key: str | None = None) -> np.ndarray:
+    """Points of a file, (n, columns) float64. Raises `SpecError` for what is no table of points."""
+    from moonbed.points import PointsError, read_points
+
+    try:
+        return read_points(path, key)
+    except PointsError as error:
+        raise SpecError([("", str(error))]) from None
+
+
+def chosen_metrics(text: str) -> tuple[Metric, ...]:
+    """Metrics from names of suites and of metrics."""
+    from moonbed.metrics import Metric
+    from moonbed.metrics.suites import SUITES
+
+    out: dict[str, Metric] = {}
+    for name in (part.strip() for part in text.split(",")):
+        for metric in SUITES.get(name) or (chosen_metric(name, [*SUITES, *members(Metric)]),):
+            out[metric.id] = metric
+    return tuple(out.values())
+
+
+def chosen_metric(name: str, known: Sequence[str]) -> Metric:
+    """A metric by its name."""
+    from moonbed.metrics import Metric
+
+    one_of("--metrics", name, known)
+    return Metric.parse(name)
+
+
+def one_of(option: str, value: str, known: Iterable[str]) -> str:
+    """The value, if it is known; else `SpecError` with the nearest one that is."""
+    if value not in known:
+        raise SpecError([(option, f"no such name {value!r}; {nearest(value, known)}")])
+    return value
+
+
+def at_least(option: str, value: int, low: int) -> None:
+    """`SpecError` for a number that is too small."""
+    if value < low:
+        raise SpecError([(option, f"should be at least {low}, given {value}")])
+
+
+def chosen_jobs(jobs: int | None) -> int:
+    """Number of processes: one a core unless said."""
+    from moonbed.experiments.workers import cores
+
+    if jobs is None:
+        return cores()
+    at_least("--jobs", jobs, 1)
+    return jobs
+
+
+def check_writable(out: Path) -> None:
+    """`StoreError` now, for a folder that cannot be written."""
+    from moonbed.experiments.store import Folder
+
+    Folder(out).write(".probe", b"")
+    (out / ".probe").unlink(missing_ok=True)

@@ -1,0 +1,186 @@
+"""Where the error of a model comes from: floor, sampler, capacity, estimation.
+
+The exact denoiser has the same interface as a learned one, so a chain of models leads from the truth to the model, each
+with one more cause of error:
+
+    floor        exact samples
+    sampler      exact denoiser, the experiment's sampler and steps
+    capacity     the same network trained on the exact regression target E[x_0 | x_t] instead of the drawn x_0
+    estimation   the network as it was trained, from noisy targets
+    total        all of it, above the floor
+
+A metric's value at each link minus that at the link before is what the cause costs, in the metric's units; the four
+make up the value of the whole. All links have the same seeds, so the noise they start from is common to them. A part
+may be negative: errors can cancel. Intervals are Student's t over repeated draws of noise and reference with the
+weights as they are, or over trainings from several seeds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from moonbed._lazy import lazy_import
+from moonbed.component import SpecError, digest
+from moonbed.diffusion import Exact
+from moonbed.diffusion.objectives import ExactMean
+from moonbed.experiments.evaluate import answer, askable, generate, load_floor, model_of, reference, trained_on
+from moonbed.experiments.plugins import files_of
+from moonbed.experiments.reproduce import DRAWS
+from moonbed.experiments.run import Failure, Progress, Result, draw_floors, execute
+from moonbed.experiments.spec import Experiment
+from moonbed.experiments.store import Store
+from moonbed.experiments.workers import Task, run_tasks
+from moonbed.metrics import Evaluation, Metric
+from moonbed.metrics.significance import interval, spread
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy_import("torch")
+
+__all__ = ["PARTS", "Anatomy", "Part", "anatomy"]
+
+PARTS = ("floor", "sampler", "capacity", "estimation", "total")
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a cause adds to a metric: mean over repeats, and its 95 % interval."""
+
+    value: float
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """The error budget of an experiment: by the label of a metric, its parts, and the values of each link by repeat."""
+
+    experiment: Experiment
+    repeats: int
+    seeds: int
+    parts: Mapping[str, Mapping[str, Part]]
+    values: Mapping[str, Mapping[str, Sequence[float]]]
+
+
+def anatomy(
+    experiment: Experiment,
+    metrics: Sequence[Metric],
+    *,
+    repeats: int = 5,
+    seeds: int = 1,
+    draws: int = DRAWS,
+    store: Store | str = "runs",
+    device: str = "auto",
+    jobs: int = 1,
+) -> Iterator[tuple[str, Progress | Failure | Anatomy]]:
+    """Yield (what it is about, event) while the links are computed, then the `Anatomy`.
+
+    One seed: `repeats` draws of samples from the trained weights. Several: so many trainings, one draw each.
+    Raises `SpecError` for fewer than two repeats, and for an experiment that is on the exact target already.
+    """
+    if max(repeats, seeds) < 2 or min(repeats, seeds) < 1:
+        raise SpecError([("--repeats", f"should be at least 2, given {repeats}")])
+    if isinstance(experiment.training.objective.regression, ExactMean):
+        raise SpecError(
+            [("training.objective.regression", "is ExactMean already: there is no estimation to take apart")]
+        )
+    where, target = Store.at(store), experiment.training.target
+    lacking = askable(target, metrics)
+    asked = [metric for metric in metrics if metric.id not in lacking]
+    learned = [
+        experiment.replace(**{"training.seed": experiment.training.seed + k} if seeds > 1 else {"seed": k})
+        for k in range(max(seeds, 1) if seeds > 1 else repeats)
+    ]
+    capable = [e.replace(**{"training.objective.regression": ExactMean()}) for e in learned]
+    results: dict[str, Mapping[str, float]] = {}
+    for group, event in execute([*learned, *capable], asked, where, device, jobs, doubt=False):
+        about = "capacity" if group[0] in capable else "model"
+        if isinstance(event, Result):
+            if event.status != "done":
+                yield about, Failure(f"{event.experiment.training.id}: {event.message}")
+                return
+            results[event.experiment.id] = event.values
+        else:
+            yield about, event
+            if isinstance(event, Failure):
+                return
+    files = files_of([experiment, *asked])
+    tasks = [Task(_exact, (e.spec(), [m.spec() for m in asked], str(where.root)), files) for e in learned]
+    exact: dict[int, Mapping[str, float]] = {}
+    for index, event in run_tasks(tasks, jobs):
+        if isinstance(event, Progress | Failure):
+            yield f"exact denoiser, repeat {index + 1}" if len(tasks) > 1 else "exact denoiser", event
+        else:
+            exact[index] = event
+    if len(exact) < len(tasks):
+        return
+    for event in draw_floors(target, asked, experiment.n, draws, where, jobs):
+        yield "floor", event
+    values = {
+        m.label: {
+            "floor": load_floor(where, target, m, experiment.n)[:draws],
+            "sampler": [exact[k][m.id] for k in range(len(learned))],
+            "capacity": [results[e.id][m.id] for e in capable],
+            "estimation": [results[e.id][m.id] for e in learned],
+        }
+        for m in asked
+    }
+    yield "anatomy", Anatomy(experiment, len(learned), seeds, {k: _parts(v) for k, v in values.items()}, values)
+
+
+def _parts(values: Mapping[str, Sequence[float]]) -> dict[str, Part]:
+    floor, sampler, capacity, estimation = (values[name] for name in PARTS[:-1])
+    return {
+        "floor": _part(floor),
+        "sampler": _above(sampler, floor),
+        "capacity": _part([b - a for a, b in zip(sampler, capacity, strict=True)]),
+        "estimation": _part([b - a for a, b in zip(capacity, estimation, strict=True)]),
+        "total": _above(estimation, floor),
+    }
+
+
+def _part(values: Sequence[float]) -> Part:
+    return Part(spread(values).mean, interval(values) or (-math.inf, math.inf))
+
+
+def _above(values: Sequence[float], floor: Sequence[float]) -> Part:
+    """Difference of two independent means, Student's t with the degrees of freedom of Welch (1947)."""
+    (mean, sd), (base, base_sd) = spread(values), spread(floor)
+    a, b = (sd or 0.0) ** 2 / len(values), (base_sd or 0.0) ** 2 / len(floor)
+    if not math.isfinite(a + b) or a + b == 0:
+        return Part(mean - base, (mean - base, mean - base) if a + b == 0 else (-math.inf, math.inf))
+    from scipy.special import stdtrit
+
+    freedom = (a + b) ** 2 / (a**2 / max(1, len(values) - 1) + b**2 / max(1, len(floor) - 1))
+    half = float(stdtrit(freedom, 0.975)) * math.sqrt(a + b)
+    return Part(mean - base, (mean - base - half, mean - base + half))
+
+
+def _exact(spec: dict[str, Any], questions: Sequence[dict[str, Any]], root: str) -> Iterator[Any]:
+    """Values of the metrics for the exact denoiser under the experiment's sampler, kept like null draws."""
+    experiment, folder = Experiment.parse(spec), Store(root).exact()
+    metrics = [Metric.parse(question) for question in questions]
+    training = experiment.training
+    about = [training.target.spec(), training.schedule.spec(), experiment.sampler.spec(), experiment.n]
+    about += [training.seed, experiment.seed, training.points]
+    name = f"{digest(about)}.json"
+    kept = (folder.read_json(name) or {}).get("values", {})
+    if missing := [metric for metric in metrics if metric.id not in kept]:
+        denoiser = Exact(training.target, training.schedule)
+        x = torch.empty(0)
+        for step, state in enumerate(generate(experiment, denoiser, "cpu"), 1):
+            x = state
+            if step % 25 == 0:
+                yield Progress("sample", step, experiment.sampler.steps)
+        model = model_of(experiment, denoiser, "cpu")
+        points, train = reference(experiment), trained_on(experiment)
+        rng = experiment.rng.child("metrics")
+        evaluation = Evaluation(x.numpy(), points, rng, law=training.target, train=train, model=model)
+        for k, metric in enumerate(missing, 1):
+            kept[metric.id] = answer(metric, evaluation, doubt=False).value
+            folder.write_json(name, {"about": about, "values": kept})
+            yield Progress("evaluate", k, len(missing))
+    yield {metric.id: float(kept[metric.id]) for metric in metrics}

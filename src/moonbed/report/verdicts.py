@@ -1,0 +1,198 @@
+"""Judgements, comparisons and error budgets in words, tables and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from typing import TYPE_CHECKING, Any
+
+from moonbed.metrics.significance import spread
+from moonbed.report.tables import cell_json, finite, floor, interval, measured, number, within_floor
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from moonbed.experiments.anatomy import Anatomy, Part
+    from moonbed.experiments.compare import Comparison
+    from moonbed.experiments.judge import Judgement
+
+__all__ = [
+    "anatomy_csv",
+    "anatomy_json",
+    "anatomy_table",
+    "comparison_json",
+    "comparison_table",
+    "judgement_json",
+    "judgement_table",
+]
+
+
+def _table(*titles: str, caption: str) -> Table:
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(caption=escape(caption), caption_justify="left", pad_edge=False, box=box.SIMPLE_HEAD)
+    for title in titles:
+        table.add_column(title, overflow="fold")
+    return table
+
+
+# Anyone's samples
+
+
+def judgement_table(found: Judgement) -> Table:
+    """A line a metric, with its doubt; the diagnosis below."""
+    draws = max((c.floor.draws for c in found.cells.values() if c.floor), default=0)
+    caption = (
+        f"n = {found.n:,} samples, read in {found.coordinates} coordinates, against the exact law of {found.target}; "
+        f"interval: 95 % over evaluation draws; floor: 5 % .. 95 % of {draws} draws of a perfect sampler; ≈ within it; "
+        "p: against the floor"
+    )
+    for label, lack in found.lacks.items():
+        caption += f"\n{label} {lack}"
+    if found.sentence:
+        caption += f"\n{found.sentence}"
+    table = _table("metric", "value", "interval", "floor", "p", caption=caption)
+    for label, cell in found.cells.items():
+        mark = " [green]≈[/]" if within_floor(cell) else ""
+        doubt = (f"[dim]{interval(cell)}", f"[dim]{floor(cell)}", number(cell.p_value))
+        table.add_row(label, f"[bold]{measured(cell)}[/]{mark}", *doubt)
+    return table
+
+
+def judgement_json(found: Judgement) -> dict[str, Any]:
+    """`{"target", "n", "metrics": {NAME: {"value", "interval", "floor", "p_value"}}, ...}`; not finite is null."""
+    return {
+        "target": type(found.target).__name__,
+        "target_spec": found.target.spec(),
+        "n": found.n,
+        "coordinates": found.coordinates,
+        "sentence": found.sentence,
+        "metrics": {label: cell_json(cell) for label, cell in found.cells.items()},
+        "lacks": dict(found.lacks),
+    }
+
+
+# Two experiments
+
+
+def comparison_table(found: Comparison) -> Table:
+    """A line a metric; the verdict below."""
+    caption = (
+        f"{found.seeds} paired seeds, mean ± sd over them; difference: B - A in badness (positive: B is worse), with "
+        f"its 95 % interval; effect: difference / sd of a pair's; p: paired t, adjusted by Holm over "
+        f"{len(found.differences)} metrics; equivalent: p that |effect| >= {found.margin:g}; level {found.level:.3g}\n"
+        f"{found.sentence}"
+    )
+    a, b = found.rows
+    titles = ("metric", f"A: {a.name.removeprefix('A: ')}", f"B: {b.name.removeprefix('B: ')}", "floor")
+    table = _table(*titles, "difference", "effect", "p", "equivalent", "B is", caption=caption)
+    colour = {"better": "green", "worse": "red", "equivalent": "cyan"}
+    for label, d in found.differences.items():
+        low, high = d.interval
+        doubt = f"{number(d.mean)} [dim]({number(low)} .. {number(high)})[/]" if math.isfinite(high - low) else "–"
+        mark = colour.get(d.verdict, "dim")
+        cells = (measured_arm(a.cells[label].values), measured_arm(b.cells[label].values), floor(a.cells[label]))
+        effect = f"{d.effect:+.2f}" if math.isfinite(d.effect) else "–"
+        table.add_row(label, *cells, doubt, effect, number(d.p_holm), number(d.p_equivalent), f"[{mark}]{d.verdict}[/]")
+    return table
+
+
+def measured_arm(values: tuple[float, ...]) -> str:
+    """`mean ± sd` over seeds."""
+    if not values:
+        return "–"
+    mean, sd = spread(values)
+    return number(mean) if sd is None or not math.isfinite(sd) else f"{number(mean)} ± {number(sd)}"
+
+
+def comparison_json(found: Comparison) -> dict[str, Any]:
+    """The verdict, and per metric both arms by seed with difference, interval, p-values and floor."""
+    metrics = {}
+    for label, d in found.differences.items():
+        metrics[label] = {
+            "verdict": d.verdict,
+            "a": [finite(v) for v in d.a],
+            "b": [finite(v) for v in d.b],
+            "difference": finite(d.mean),
+            "interval": [finite(end) for end in d.interval],
+            "effect": finite(d.effect),
+            "p_value": d.p,
+            "p_holm": d.p_holm,
+            "p_equivalent": d.p_equivalent,
+            "floor": cell_json(found.rows[0].cells[label])["floor"],
+        }
+    return {
+        "a": found.a,
+        "b": found.b,
+        "verdict": found.verdict,
+        "sentence": found.sentence,
+        "seeds": found.seeds,
+        "more_seeds": found.more,
+        "level": found.level,
+        "margin": found.margin,
+        "metrics": metrics,
+    }
+
+
+# The error budget
+
+
+def _part(part: Part) -> str:
+    low, high = part.interval
+    doubt = f" [dim]({number(low)} .. {number(high)})[/]" if math.isfinite(high - low) else ""
+    return f"{number(part.value)}{doubt}"
+
+
+def anatomy_table(found: Anatomy) -> Table:
+    """A line a metric: what each cause of error adds to it."""
+    over = (
+        f"{found.seeds} trainings from different seeds"
+        if found.seeds > 1
+        else f"{found.repeats} draws of samples and reference; one training, so nothing is said of other seeds"
+    )
+    caption = (
+        f"n = {found.experiment.n:,} samples; what each cause adds, in the metric's units, mean and 95 % interval over "
+        f"{over}\nfloor: exact samples; sampler: exact denoiser, same sampler and steps; capacity: same network on the "
+        "exact regression target; estimation: the rest; total: all above the floor"
+    )
+    table = _table("metric", "floor", "sampler", "capacity", "estimation", "total", caption=caption)
+    for label, parts in found.parts.items():
+        table.add_row(label, *(_part(part) for part in parts.values()))
+    return table
+
+
+def anatomy_json(found: Anatomy) -> dict[str, Any]:
+    """Parts with intervals, and the values behind them."""
+    return {
+        "id": found.experiment.id,
+        "training": found.experiment.training.id,
+        "n": found.experiment.n,
+        "repeats": found.repeats,
+        "seeds": found.seeds,
+        "metrics": {
+            label: {
+                name: {"value": finite(part.value), "interval": [finite(end) for end in part.interval]}
+                for name, part in parts.items()
+            }
+            for label, parts in found.parts.items()
+        },
+        "values": {
+            label: {link: [finite(v) for v in values] for link, values in links.items()}
+            for label, links in found.values.items()
+        },
+    }
+
+
+def anatomy_csv(found: Anatomy) -> str:
+    """Long form: one line a metric and part."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["metric", "part", "value", "interval_lo", "interval_hi", "n", "repeats", "seeds"])
+    for label, parts in found.parts.items():
+        for name, part in parts.items():
+            about = (found.experiment.n, found.repeats, found.seeds)
+            writer.writerow([label, name, part.value, *part.interval, *about])
+    return text.getvalue()
