@@ -1,12 +1,13 @@
 # make run    install into .venv and reproduce the published ablation (quick budget): table, CSV, pictures
 # make test   install with the test extras and run the tests
+# make bench-truth   false alarms and power of the metrics, as in docs/metrics.md: about an hour
 # make lint   format, lint and types, as .ci/run does
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint format clean
+.PHONY: run test lint format bench-truth clean
 
 run: $(VENV)/.installed
 	$(BIN)/moonbed reproduce
@@ -34,6 +35,10 @@ $(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
 $(VENV)/.installed-dev: $(BIN)/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,test]'
 	@touch $@ $(VENV)/.installed
+
+bench-truth: $(VENV)/.installed-dev
+	$(BIN)/python benchmarks/calibration.py --out build/calibration.json
+	$(BIN)/python benchmarks/power.py --out build/power.json
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
