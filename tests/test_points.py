@@ -235,6 +235,17 @@ def test_arrays_that_are_no_numbers(x, tmp_path):
         as_points(x)
 
 
+def test_what_is_no_array():
+    for x, message in (
+        ([[1, 2], [3]], "no array of numbers"),
+        ([[1, None]], "Python objects"),
+        ("x.npy", "real numbers"),
+    ):
+        with pytest.raises(PointsError, match=message):
+            as_points(x)
+    assert as_points([[1, 2]]).tolist() == [[1, 2]]
+
+
 def test_tensors_that_are_no_tables(tmp_path):
     for x, message in (
         (torch.eye(3).to_sparse(), "dense tensor, has the layout"),

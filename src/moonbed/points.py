@@ -63,7 +63,12 @@ def parse_points(content: bytes, suffix: str, key: str | None = None, *, finite:
 
 def as_points(array: Any, *, finite: bool = False) -> np.ndarray:
     """(n, columns) float64 copy of an array or a tensor of real numbers, wherever it lies. Raises `PointsError`."""
-    table = np.asarray(_from_tensor(array) if _is_tensor(array) else array)
+    try:
+        table = np.asarray(_from_tensor(array) if _is_tensor(array) else array)
+    except PointsError:
+        raise
+    except Exception as error:  # rows of unequal length, or whatever an object's own conversion raises
+        raise PointsError(f"is no array of numbers ({_line(error)})") from None
     if table.dtype.kind not in "iuf":
         what = "Python objects" if table.dtype.hasobject else f"type {table.dtype}"
         raise PointsError(f"should hold real numbers, has {what}")
