@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from moonbed._lazy import lazy_import
 from moonbed.metrics.base import Law
-from moonbed.rng import Rng
+from moonbed.rng import Rng, Stream
 
 if TYPE_CHECKING:
     import numpy as np
@@ -123,6 +123,21 @@ class KnownLaw:
         columns = torch.cat([1 / v, self.centres / v], dim=1)
         sums = [(rows, r @ columns) for rows, _, r in self.posterior(points)]
         return torch.cat([s[:, self.dim :] - rows * s[:, : self.dim] for rows, s in sums]).numpy()
+
+    # Under noise
+
+    def sample(self, n: int, stream: Stream) -> Tensor:
+        """(n, dim) independent draws."""
+        return self._law.sample(n, stream).to(torch.float64)
+
+    @property
+    def has_denoiser(self) -> bool:
+        """Whether the law has `denoise`."""
+        return hasattr(self._law, "denoise")
+
+    def denoise(self, y: Tensor, sigma: float) -> Tensor:
+        """(n, dim) exact E[x_0 | x_0 + sigma eps = y]."""
+        return self._law.denoise(y, 1.0, sigma)
 
     # The mixture
 
