@@ -41,7 +41,7 @@ def test_python_blocks_run(page, code, tmp_path):
 
 
 def test_there_are_blocks_to_run():
-    assert {"README.md", "published.md"} <= {block.values[0] for block in BLOCKS}
+    assert {"README.md", "c2st.md"} <= {block.values[0] for block in BLOCKS}
 
 
 def commands():
