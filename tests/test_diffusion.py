@@ -9,12 +9,14 @@ from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler
 from moonbed.component import SpecError, members
 from moonbed.diffusion import Exact, Learned, Objective, Prediction, Sampler, Schedule, Times, Weight
 from moonbed.diffusion.diffusers_bridge import Diffusers, DiffusersBetas
-from moonbed.diffusion.objectives import P2, Discrete, Natural, Uniform
-from moonbed.diffusion.predictions import EDM, Epsilon
+from moonbed.diffusion.objectives import P2, Discrete, Drawn, ExactMean, Natural, Uniform
+from moonbed.diffusion.predictions import EDM, X0, Epsilon
 from moonbed.diffusion.samplers import DDIM, Euler, Heun, Spacing, UniformLogSNR, UniformTime
 from moonbed.diffusion.schedules import Cosine, Linear
 from moonbed.rng import Rng
 from moonbed.targets.curves import TwoMoons
+
+LAW = TwoMoons()
 
 BETAS = ["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"]
 SCHEDULES = [
@@ -162,10 +164,10 @@ def test_the_loss_of_epsilon_is_the_squared_error_of_eps(schedule, times):
     x_t = schedule.alpha(t)[:, None].float() * x0 + schedule.sigma(t)[:, None].float() * eps
     by_hand = ((Bent()(x_t, t.float()) - eps) ** 2).mean(1)
     objective = Objective(times=times)
-    got = objective.loss(Learned(Bent(), Epsilon(), schedule), x0, Rng(0).stream("loss"))
+    got = objective.loss(Learned(Bent(), Epsilon(), schedule), x0, Rng(0).stream("loss"), LAW)
     torch.testing.assert_close(got, by_hand, rtol=1e-4, atol=1e-5)
     snr = (schedule.alpha(t) / schedule.sigma(t)) ** 2
-    weighted = objective.replace(weight=P2()).loss(Learned(Bent(), Epsilon(), schedule), x0, Rng(0).stream("loss"))
+    weighted = objective.replace(weight=P2()).loss(Learned(Bent(), Epsilon(), schedule), x0, Rng(0).stream("loss"), LAW)
     torch.testing.assert_close(weighted, by_hand / (snr + 1).float(), rtol=1e-4, atol=1e-5)
 
 
@@ -178,7 +180,7 @@ def test_the_loss_is_the_squared_error_of_x0_over_c_out(prediction):
     x_t = schedule.alpha(t)[:, None] * x0 + schedule.sigma(t)[:, None] * eps
     _, c_out = prediction.scalings(schedule, t)
     wanted = ((denoiser(x_t, t) - x0) ** 2).mean(1) / c_out**2
-    laws.close(Objective(times=Uniform()).loss(denoiser, x0, Rng(0).stream("loss")), wanted, "loss", 1e-6, 1e-6)
+    laws.close(Objective(times=Uniform()).loss(denoiser, x0, Rng(0).stream("loss"), LAW), wanted, "loss", 1e-6, 1e-6)
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS, ids=name)
@@ -188,7 +190,37 @@ def test_the_right_network_has_no_loss(prediction):
     c_skip, c_out = (c[:, None] for c in prediction.scalings(schedule, t))
     x_t = schedule.alpha(t)[:, None] * x0 + schedule.sigma(t)[:, None] * eps
     denoiser = Learned(laws.Oracle((x0 - c_skip * x_t) / c_out), prediction, schedule)
-    assert Objective(times=Uniform()).loss(denoiser, x0, Rng(0).stream("loss")).max() < 1e-20
+    assert Objective(times=Uniform()).loss(denoiser, x0, Rng(0).stream("loss"), LAW).max() < 1e-20
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS, ids=name)
+def test_the_exact_regression_target_is_the_conditional_mean(prediction):
+    """With `ExactMean` the loss is the squared error of F against the raw output of the exact denoiser."""
+    schedule, law = Cosine(margin=0.05), TwoMoons()
+    x0, t, eps = (v.double() for v in drawn(Uniform()))
+    a, s = schedule.alpha(t), schedule.sigma(t)
+    x_t = a[:, None] * x0 + s[:, None] * eps
+    c_skip, c_out = (c[:, None] for c in prediction.scalings(schedule, t))
+    exact = law.denoise(x_t, a, s)
+    objective = Objective(times=Uniform(), regression=ExactMean())
+    perfect = Learned(laws.Oracle((exact - c_skip * x_t) / c_out), prediction, schedule)
+    assert objective.loss(perfect, x0, Rng(0).stream("loss"), law).max() < 1e-18
+    denoiser = Learned(Bent(), prediction, schedule)
+    wanted = ((denoiser(x_t, t) - exact) ** 2).mean(1) / c_out.squeeze(1) ** 2
+    laws.close(objective.loss(denoiser, x0, Rng(0).stream("loss"), law), wanted, "loss", 1e-6, 1e-6)
+
+
+def test_both_regressions_have_the_same_gradient_on_average():
+    """The minimum does not depend on the regression; with the exact mean only the variance is gone."""
+    schedule, law, network = Cosine(margin=0.1), TwoMoons(), Bent()
+    x0 = law.sample(20_000, Rng(1).stream("x0")).float()
+    weight = torch.nn.Parameter(torch.ones(2))
+    terms = {}
+    for regression in (Drawn(), ExactMean()):
+        denoiser = Learned(lambda x, c: weight * network(x, c), X0(), schedule)
+        loss = Objective(regression=regression).loss(denoiser, x0, Rng(0).stream("loss"), law)
+        (terms[regression],) = torch.autograd.grad(loss.mean(), weight)
+    torch.testing.assert_close(*terms.values(), rtol=0.02, atol=0.01)
 
 
 def test_p2_is_one_over_snr_plus_one():

@@ -108,7 +108,7 @@ def test_points_far_out_have_no_surprises():
 
 
 def test_modes():
-    assert known(LAW).mode_names == ("arc 1", "arc 2")
+    assert known(LAW).mode_names == ("outer moon", "inner moon")
     assert len(known(EightGaussians()).mode_names) == 8
     assert known(FractalTree()).mode_names == ("label 0", "label 1")
     assert known(Checkerboard()).mode_names == tuple(f"label {k}" for k in range(8))

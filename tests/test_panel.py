@@ -21,11 +21,11 @@ NAMES = [
     "shift x",
     "shift y",
     "width",
-    "weight arc 1",
+    "weight outer moon",
     *(
         f"{kind}"
-        for arc in (1, 2)
-        for kind in (f"offset arc {arc}", *(f"density arc {arc} order {j}" for j in range(1, 5)))
+        for moon in ("outer moon", "inner moon")
+        for kind in (f"offset {moon}", *(f"density {moon} order {j}" for j in range(1, 5)))
     ),
     "tail",
 ]
@@ -45,10 +45,10 @@ def test_the_fisher_informations_are_those_measured():
     assert found["shift x"] == pytest.approx(199.7, rel=0.01)
     assert found["shift y"] == pytest.approx(211.1, rel=0.01)
     assert found["width"] == pytest.approx(2.03, rel=0.01)
-    assert found["weight arc 1"] == pytest.approx(4 * 1.00, rel=0.01)
-    for arc in (1, 2):
-        assert found[f"offset arc {arc}"] == pytest.approx(199.6, rel=0.01)
-        angle = [found[f"density arc {arc} order {j}"] for j in range(1, 5)]
+    assert found["weight outer moon"] == pytest.approx(4 * 1.00, rel=0.01)
+    for moon in ("outer moon", "inner moon"):
+        assert found[f"offset {moon}"] == pytest.approx(199.6, rel=0.01)
+        angle = [found[f"density {moon} order {j}"] for j in range(1, 5)]
         assert angle == pytest.approx([0.50, 0.49, 0.48, 0.47], abs=0.006)
 
 
@@ -66,13 +66,13 @@ def bent(question, theta):
         case ["weight", *_]:
             w[:half] *= 1 + 2 * theta
             w[half:] *= 1 - 2 * theta
-        case ["offset", _, arc]:
-            rows = slice(0, half) if arc == "1" else slice(half, None)
+        case ["offset", moon, _]:
+            rows = slice(0, half) if moon == "outer" else slice(half, None)
             raw = c[rows] * scale + LAW.mean
-            middle = torch.tensor([0.0, 0.0] if arc == "1" else [1.0, 0.5])
+            middle = torch.tensor([0.0, 0.0] if moon == "outer" else [1.0, 0.5])
             c[rows] += theta * (raw - middle) / scale
-        case ["density", _, arc, _, order]:
-            rows, j = slice(0, half) if arc == "1" else slice(half, None), int(order)
+        case ["density", moon, _, _, order]:
+            rows, j = slice(0, half) if moon == "outer" else slice(half, None), int(order)
             w[rows] *= 1 + theta * torch.from_numpy(panel._orthonormal(u.numpy(), weights.numpy()))[:, j - 1]
 
     class Bent:
@@ -195,25 +195,25 @@ def test_estimates_are_right(found):
     assert mean("noise .06", "width") == pytest.approx(20, abs=3)
     assert mean("shift .02", "shift x") == pytest.approx(0.02, abs=0.003)
     assert mean("shift .02", "shift y") == pytest.approx(0, abs=0.002)
-    assert mean("52/48", "weight arc 1") == pytest.approx(2, abs=1.5)
+    assert mean("52/48", "weight outer moon") == pytest.approx(2, abs=1.5)
     assert mean("bridge", "tail") == pytest.approx(0.8, abs=0.25)
     assert all(abs(d["shift x"].z) > 15 for d in found["shift .02"])
     missing = [d.significant() for d in found["missing end"]]
-    assert sum(all(e.where.startswith("arc 1") for e in es if e.kind == "density") for es in missing) >= 3
+    assert sum(all(e.where.startswith("outer moon") for e in es if e.kind == "density") for es in missing) >= 3
 
 
 def test_the_other_arcs_offset():
     """A third of the noise outwards: seen in that arc alone, with its sign and size."""
-    for arc, radius in ((1, 1.01), (2, 0.99)):
-        rng = np.random.default_rng(arc)
+    for moon, other, radius in (("outer moon", "inner moon", 1.01), ("inner moon", "outer moon", 0.99)):
+        rng = np.random.default_rng(len(moon) + (moon < other))
         a, first = np.pi * rng.random(4000), rng.random(4000) < 0.5
-        r = np.where(first == (arc == 1), radius, 1.0)
+        r = np.where(first == (moon == "outer moon"), radius, 1.0)
         x = np.where(first[:, None], np.c_[r * np.cos(a), r * np.sin(a)], np.c_[1 - r * np.cos(a), 0.5 - r * np.sin(a)])
         x = x + 0.05 * rng.normal(size=x.shape)
         d = panel_of((x - LAW.mean.numpy()) / LAW.scale.numpy())
-        assert d[f"offset arc {arc}"].value == pytest.approx(radius - 1, abs=0.004)
-        assert f"offset arc {arc}" in [e.name for e in d.significant()]
-        assert abs(d[f"offset arc {3 - arc}"].z) < 4
+        assert d[f"offset {moon}"].value == pytest.approx(radius - 1, abs=0.004)
+        assert f"offset {moon}" in [e.name for e in d.significant()]
+        assert abs(d[f"offset {other}"].z) < 4
 
 
 def test_exploded_points_are_off_the_support_and_move_nothing_else():

@@ -27,11 +27,13 @@ def result(seed: int = 0, **more) -> Result:
     return Result(**{"experiment": experiment, "status": "done", "parameters": 33_666, "training_seconds": 2.5} | more)
 
 
-def row(name="ddpm", values=(0.5,), floor=(0.1, 0.2, 0.3), published=None, change="DDPM sampler", results=None) -> Row:
+def row(
+    name="ddpm", values=(0.5,), floor=(0.1, 0.2, 0.3), published=None, change="DDPM sampler", results=None, drawn=None
+) -> Row:
     band = Floor(floor) if floor else None
     cells = {
-        LABELS[0]: Cell(SlicedW1(), tuple(values), band, published),
-        LABELS[1]: Cell(C2ST(), tuple(values), band, published),
+        LABELS[0]: Cell(SlicedW1(), tuple(values), band, published, drawn),
+        LABELS[1]: Cell(C2ST(), tuple(values), band, published, drawn),
     }
     found = [result(k) for k in range(len(values))] if results is None else results
     return Row(name, change, tuple(found), cells)
@@ -46,6 +48,7 @@ ROWS = {
     "diverged": row(values=(), results=[DIVERGED]),
     "partly diverged": row(values=(0.5,), results=[result(), DIVERGED]),
     "exploded": row(values=(0.5, 0.6), results=[result(0, exploded=3), result(1, exploded=1200)]),
+    "interval": row(drawn=(0.4, 0.6)),
     "odd name": row(name="a|b[red]_%&", change='x, "y"\nz'),
 }
 
@@ -117,7 +120,8 @@ def test_the_caption_says_what_the_numbers_are():
     rows = [ROWS["three seeds"], row(name="b", results=[result().__class__(EXPERIMENT.replace(n=250), "done")])]
     text = tables.caption(rows)
     assert "n = 100 or 250 samples" in text
-    assert "over 3 seed(s)" in text
+    assert "over 3 seeds" in text
+    assert "one seed" in tables.caption([ROWS["one seed"]])
     assert "3 draws of a perfect sampler" in text
 
 
@@ -224,6 +228,8 @@ def test_json_has_neither_nan_nor_infinity():
 def test_json_has_a_floor_beside_every_value_and_every_run():
     (data,) = tables.to_json([ROWS["partly diverged"]])
     assert data["metrics"][LABELS[0]] == {
+        "value": 0.5,
+        "interval": [None, None],
         "values": [0.5],
         "published": None,
         "p_value": 0.25,  # larger than all three draws
@@ -232,6 +238,18 @@ def test_json_has_a_floor_beside_every_value_and_every_run():
     assert [(r["status"], r["seed"]) for r in data["runs"]] == [("done", 0), ("diverged", 0)]
     assert data["runs"][0]["id"] == EXPERIMENT.id
     assert tables.to_json([ROWS["no floor"]])[0]["metrics"][LABELS[0]]["floor"] is None
+
+
+def test_the_interval_stands_in_every_format():
+    """Over evaluation draws for one seed, Student's t over several."""
+    for kind, text in formats([ROWS["interval"]]).items():
+        assert ("0.4000 .. 0.6000" in text) or ("0.4" in text and kind in ("csv", "json")), kind
+    low, high = ROWS["three seeds"].cells[LABELS[0]].interval
+    assert (low, high) == pytest.approx((0.6 - 2.484 / 10, 0.6 + 2.484 / 10), abs=1e-3)
+    assert f"{low:.4f} .. {high:.4f}" in terminal([ROWS["three seeds"]])
+    flat = tables.flat([ROWS["three seeds"]])[0]
+    assert (flat["interval_lo"], flat["interval_hi"]) == (low, high)
+    assert flat["p_value"] == pytest.approx(1 / 20)  # 3 seeds above 3 draws: one of 20 orders
 
 
 def test_names_are_not_read_as_markup():

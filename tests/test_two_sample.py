@@ -455,7 +455,7 @@ def test_suites():
     for suite in SUITES.values():
         assert len({metric.label for metric in suite}) == len({metric.id for metric in suite}) == len(suite)
     seeds = {name: {getattr(metric, "splitter_seed", None) for metric in suite} for name, suite in SUITES.items()}
-    assert seeds == {"published": {None, 42}, "default": {None}}
+    assert seeds == {"published": {None, 42}, "default": {None}, "anatomy": {None}}
     assert [m.label for m in SUITES["published"]] == [
         "MMD",
         "energy",

@@ -26,6 +26,8 @@ else:
     np = lazy_import("numpy")
     torch = lazy_import("torch")
 
+KNOWN = 999
+"""Draws that a null without variance stands for."""
 EXPLODED = 10.0
 """A sample counts as exploded if it is not finite or farther out than this many times the farthest reference point."""
 
@@ -49,7 +51,7 @@ def generate(
     noise = rng.stream("noise").normal((n or experiment.n, experiment.training.target.dim)).to(device)
     steps = experiment.sampler.trajectory(denoiser, noise, rng.stream("sampler"))
     while True:
-        with torch.inference_mode():  # only while the sampler works, not while the caller does
+        with torch.no_grad():  # no inference mode: what a target keeps from here on is asked for gradients elsewhere
             x = next(steps, None)
         if x is None:
             return
@@ -73,11 +75,6 @@ def model_of(experiment: Experiment, denoiser: Denoiser, device: str) -> Model:
         return x.double().cpu()
 
     return _Behind(denoiser, sample)
-
-
-def exact_model(target: Target, rng: Rng) -> Model:
-    """The truth as a model: the exact denoiser under the cosine schedule, and draws from the law itself."""
-    return _Behind(Exact(target, Cosine()), lambda n, number: target.sample(n, rng.stream("more", number)))
 
 
 def reference(experiment: Experiment) -> Any:
@@ -116,8 +113,9 @@ def answer(metric: Metric, evaluation: Evaluation, doubt: bool) -> Answer:
 
 def askable(target: Target, metrics: Sequence[Metric], model: bool = True, train: bool = True) -> dict[str, str]:
     """Id -> what it lacks, of the metrics that cannot be asked of samples of this target."""
-    points = target.sample(2, Rng(0).stream("askable")).numpy()
-    behind = exact_model(target, Rng(0)) if model else None
+    stream = Rng(0).stream("askable")
+    points = target.sample(2, stream).numpy()
+    behind = _Behind(Exact(target, Cosine()), lambda n, number: target.sample(n, stream)) if model else None
     evaluation = Evaluation(points, points, Rng(0), law=target, train=points if train else None, model=behind)
     return {m.id: f"needs {' and '.join(lack)}" for m in metrics if (lack := m.missing(evaluation))}
 
@@ -168,7 +166,9 @@ def floor_name(target: Target, metric: Metric, n: int) -> str:
 
 
 def load_floor(store: Store, target: Target, metric: Metric, n: int) -> list[float]:
-    """The null draws that the store holds, in order of their number."""
+    """The null draws that the store holds, in order of their number; of a null that does not vary, `KNOWN` of them."""
+    if metric.null is not None:
+        return [metric.null] * KNOWN
     stored = store.floors().read_json(floor_name(target, metric, n))
     return [float(value) for value in stored["draws"]] if stored else []
 
@@ -180,15 +180,9 @@ def save_floor(store: Store, target: Target, metric: Metric, n: int, draws: Sequ
 
 
 def null_draw(target: Target, metrics: Sequence[Metric], n: int, number: int) -> list[float]:
-    """Values of the metrics on n exact samples of the target, held against its data set; draw `number` of many.
-
-    A metric that asks the model is asked of the exact denoiser.
-    """
+    """Values of the metrics on n exact samples of the target, held against its data set; draw `number` of many."""
     rng = Rng(0).child("floor", target.id, n, number)
     samples = target.sample(n, rng.stream("samples")).numpy()
     reference, train = (target.dataset(n, rng.stream(name)).numpy() for name in ("reference", "train"))
-    evaluation, asked = (
-        Evaluation(samples, reference, rng.child("metrics"), law=target, train=train, model=model)
-        for model in (None, exact_model(target, rng))
-    )
-    return [float(metric(asked if "model" in metric.needs else evaluation)) for metric in metrics]
+    evaluation = Evaluation(samples, reference, rng.child("metrics"), law=target, train=train)
+    return [float(metric(evaluation)) for metric in metrics]

@@ -309,7 +309,7 @@ def draw_floors(
 ) -> Iterator[Progress | Failure]:
     """Bring the null draws of the metrics, exact samples under the same protocol, up to a number in the store."""
     lacking = askable(target, metrics)
-    metrics = [metric for metric in metrics if metric.id not in lacking]
+    metrics = [metric for metric in metrics if metric.id not in lacking and metric.null is None]
     held = {metric.id: load_floor(store, target, metric, n) for metric in metrics}
     missing = [(k, [m for m in metrics if len(held[m.id]) <= k]) for k in range(draws)]
     missing = [(k, who) for k, who in missing if who]

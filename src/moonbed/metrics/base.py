@@ -182,6 +182,9 @@ class Metric(Component):
     growth: ClassVar[float] = 0.0
     """With a fixed defect the value grows as n**growth: 0 for an estimate, 1/2 for a z, 1 for a degenerate U/sd."""
 
+    null: ClassVar[float | None] = None
+    """What the truth itself has, for a metric whose null does not vary; None where the floor has to be drawn."""
+
     @abstractmethod
     def __call__(self, evaluation: Evaluation) -> float:
         """The value; not averaged over what it cannot measure."""
@@ -195,7 +198,14 @@ class Metric(Component):
         halves = [2**self.growth * self(evaluation.half(k)) for k in range(HALVES)]
         low, high = interval(halves, level) or (-math.inf, math.inf)
         half = (high - low) / 2 * math.sqrt(len(halves))
-        return (value - half, value + half) if math.isfinite(value) and math.isfinite(half) else (-math.inf, math.inf)
+        if not (math.isfinite(value) and math.isfinite(half)):
+            return -math.inf, math.inf
+        return max(self.least, value - half), value + half
+
+    @property
+    def least(self) -> float:
+        """The least value that there can be, where an interval ends."""
+        return -math.inf
 
     def badness(self, value: float, centre: float) -> float:
         """The value turned so that less is better; `centre` is what perfect samples have on average."""

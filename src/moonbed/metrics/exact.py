@@ -98,6 +98,7 @@ class LogDensityKS(Metric):
     """
 
     needs: ClassVar[tuple[Need, ...]] = ("law",)
+    least = 0.0
 
     @property
     def label(self) -> str:
@@ -169,6 +170,7 @@ class ModeWeights(Metric):
 
     growth = 0.5
     needs: ClassVar[tuple[Need, ...]] = ("law", "modes")
+    least = 0.0
 
     @property
     def label(self) -> str:
@@ -406,6 +408,7 @@ class Precision(Metric):
     """
 
     k: Positive = 5
+    least = 0.0
 
     @property
     def lower_is_better(self) -> bool | None:
@@ -428,6 +431,7 @@ class Coverage(Metric):
     """
 
     k: Positive = 5
+    least = 0.0
 
     @property
     def lower_is_better(self) -> bool | None:
@@ -485,6 +489,8 @@ class Memorisation(Metric):
         if self.quantile > 1:
             yield "quantile", f"should be at most 1, given {self.quantile}"
 
+    least = 0.0
+
     @property
     def lower_is_better(self) -> bool | None:
         return None
@@ -521,6 +527,7 @@ class W1(Metric):
     """
 
     points: Positive = 2000
+    least = 0.0
 
     def __call__(self, evaluation: Evaluation) -> float:
         return _transport(evaluation, self.points, "euclidean")
@@ -536,6 +543,7 @@ class W2(Metric):
     """
 
     points: Positive = 2000
+    least = 0.0
 
     def __call__(self, evaluation: Evaluation) -> float:
         return math.sqrt(_transport(evaluation, self.points, "sqeuclidean"))

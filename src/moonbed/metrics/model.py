@@ -53,6 +53,7 @@ class KL(Mean):
     """
 
     needs: ClassVar[tuple[Need, ...]] = ("law", "model")
+    null = 0.0
     points: Positive = 512
 
     @property
@@ -82,6 +83,7 @@ class Girsanov(Mean):
     """
 
     needs: ClassVar[tuple[Need, ...]] = ("law", "model")
+    null = 0.0
     low: PositiveFloat = 0.01
     high: PositiveFloat = 20.0
     levels: Positive = 32

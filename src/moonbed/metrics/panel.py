@@ -128,6 +128,7 @@ class Panel(Metric):
 
     needs: ClassVar[tuple[Need, ...]] = ("law",)
     growth = 0.5
+    least = 0.0
 
     @property
     def label(self) -> str:

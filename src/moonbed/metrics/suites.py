@@ -30,6 +30,9 @@ Against `published`, where the questions are the same:
   write-up, sees a shift of the mean only: left out.
 
 The shared seed lives here and nowhere else.
+
+`anatomy` holds what an error budget is taken of: distances of the samples, and what the model itself gives away. Its
+last two need the model: they can be asked of runs, not of a file of samples.
 """
 
 from __future__ import annotations
@@ -48,6 +51,7 @@ from moonbed.metrics.exact import (
     OffSupport,
     Precision,
 )
+from moonbed.metrics.model import KL, Girsanov
 from moonbed.metrics.panel import Panel
 from moonbed.metrics.two_sample import C2ST, MMD, Energy, SlicedW1
 
@@ -80,4 +84,5 @@ SUITES: dict[str, tuple[Metric, ...]] = {
         SlicedW1(),
         C2ST(classifier="boosting", folds=2, repeats=1, score="mean-auc"),
     ),
+    "anatomy": (SlicedW1(), NLL(), KSD(), OffSupport(), Girsanov(), KL()),
 }

@@ -64,6 +64,10 @@ class MMD(Metric):
     def label(self) -> str:
         return "MMD" if self.root else "MMD²"
 
+    @property
+    def least(self) -> float:
+        return 0.0 if self.root else -math.inf
+
     def __call__(self, evaluation: Evaluation) -> float:
         if math.isnan(_limit(evaluation, far=math.inf)):
             return math.nan
@@ -95,6 +99,10 @@ class Energy(Metric):
     def label(self) -> str:
         return "energy" if self.root else "energy²"
 
+    @property
+    def least(self) -> float:
+        return 0.0 if self.statistic == "V" else -math.inf
+
     def __call__(self, evaluation: Evaluation) -> float:
         limit = _limit(evaluation, far=math.inf if self.statistic == "V" else math.nan)
         if limit:
@@ -116,6 +124,7 @@ class SlicedW1(Metric):
     """
 
     directions: Positive = 256
+    least = 0.0
 
     @property
     def label(self) -> str:
@@ -162,6 +171,7 @@ class C2ST(Metric):
     folds: Annotated[int, Ge(2)] = 5
     repeats: Positive = 3
     splitter_seed: Annotated[int, Ge(0), Le(2**32 - 1)] | None = None
+    least = 0.0
 
     @property
     def lower_is_better(self) -> bool | None:

@@ -88,9 +88,12 @@ def caption(rows: Sequence[Row]) -> str:
     draws = max((c.floor.draws for r in rows for c in r.cells.values() if c.floor), default=0)
     over = f"mean ± sd over {seeds} seeds" if seeds > 1 else "one seed"
     doubt = "the mean over seeds (Student's t)" if seeds > 1 else "the value, over evaluation draws"
+    censored = any(c.floor and math.isinf(c.floor.hi) for r in rows for c in r.cells.values())
     return (
         f"n = {sizes} samples a run; measured: {over}; interval: 95 % for {doubt}; "
         f"floor: 5 % .. 95 % of {draws} draws of a perfect sampler; ≈ every seed within them; p: against the floor"
+        + "; ∞: not told apart by all samples there are"
+        * censored
     )
 
 

@@ -92,11 +92,13 @@ def comparison_table(found: Comparison) -> Table:
     colour = {"better": "green", "worse": "red", "equivalent": "cyan"}
     for label, d in found.differences.items():
         low, high = d.interval
-        doubt = f"{number(d.mean)} [dim]({number(low)} .. {number(high)})[/]" if math.isfinite(high - low) else "–"
+        doubt = f"{d.mean:.3g} [dim]({low:.3g} .. {high:.3g})[/]" if math.isfinite(high - low) else "–"
         mark = colour.get(d.verdict, "dim")
         cells = (measured_arm(a.cells[label].values), measured_arm(b.cells[label].values), floor(a.cells[label]))
         effect = f"{d.effect:+.2f}" if math.isfinite(d.effect) else "–"
-        table.add_row(label, *cells, doubt, effect, number(d.p_holm), number(d.p_equivalent), f"[{mark}]{d.verdict}[/]")
+        table.add_row(
+            label, *cells, doubt, effect, f"{d.p_holm:.2g}", f"{d.p_equivalent:.2g}", f"[{mark}]{d.verdict}[/]"
+        )
     return table
 
 
@@ -105,7 +107,7 @@ def measured_arm(values: tuple[float, ...]) -> str:
     if not values:
         return "–"
     mean, sd = spread(values)
-    return number(mean) if sd is None or not math.isfinite(sd) else f"{number(mean)} ± {number(sd)}"
+    return f"{mean:.3g}" if sd is None or not math.isfinite(sd) else f"{mean:.3g} ± {sd:.2g}"
 
 
 def comparison_json(found: Comparison) -> dict[str, Any]:
