@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from small import RUN, files, tiny
 
-from moonbed.cli import main
 from moonbed.component import kinds, members
 from moonbed.experiments import PRESETS, Experiment, Store, run
 from moonbed.experiments.presets import BUDGETS, PUBLISHED, Budget
@@ -27,21 +26,7 @@ TINY = [
     "training.network.hidden=[16]",
 ]
 CHEAP = ["--metrics", "SlicedW1", "--draws", "2", "--jobs", "1", "--device", "cpu"]
-COMMANDS = ["run", "reproduce", "list", "show"]
-
-
-@pytest.fixture
-def moonbed(capsys, monkeypatch, tmp_path):
-    """Call the command in this process, with `runs` in a folder of its own: (exit status, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as end:
-            main([str(a) for a in arguments])
-        out, err = capsys.readouterr()
-        return end.value.code, out, err
-
-    return call
+COMMANDS = ["run", "reproduce", "evaluate", "compare", "anatomy", "list", "show"]
 
 
 @pytest.fixture(scope="module")
@@ -279,6 +264,27 @@ MISTAKES = [
     (["show", "0123456789abcdef"], "no preset, component or run in runs is called"),
     (["show"], "requires an argument"),
     (["sow"], "Unknown command"),
+    (["evaluate", "x.npy"], "--target"),
+    (["evaluate", "nothing.npy", "--target", "TwoMoons"], "cannot read nothing.npy"),
+    (["evaluate", "{tmp}/file", "--target", "TwoMoons"], "should be one of .csv, .npy"),
+    (["evaluate", "x.npy", "--target", "TwoMoon"], "no Target is called 'TwoMoon'; did you mean 'TwoMoons'?"),
+    (
+        ["evaluate", "x.npy", "--target", "TwoMoons", "nose=1"],
+        "nose: TwoMoons has no such field; did you mean 'noise'?",
+    ),
+    (["evaluate", "x.npy", "--target", "TwoMoons", "noise=0.1,0.2"], "one target at a time"),
+    (["evaluate", "x.npy", "--target", "TwoMoons", "--draws", "0"], "--draws: should be at least 1, given 0"),
+    (["compare", "ddpm"], "requires an argument"),
+    (["compare", "ddpm", "em"], "no preset, file or run in runs is called 'em'; did you mean 'ema'?"),
+    (["compare", "ddpm", "ema", "--seeds", "1"], "--seeds: should be at least 2, given 1"),
+    (["compare", "ddpm", "ema", "--margin", "0"], "--margin: should lie between 0 and inf, given 0"),
+    (["compare", "ddpm", "ema", "--level", "1"], "--level: should lie between 0 and 1, given 1"),
+    (["compare", "ddpm", "ema n=50"], "n: differs: 5000 and 50"),
+    (["compare", "ddpm", "ema", "n=50,60"], "one experiment at a time"),
+    (["compare", "ddpm", "mine.py"], "no Python file"),
+    (["anatomy", "residul"], "did you mean 'residual'?"),
+    (["anatomy", "ddpm", "--repeats", "1"], "--repeats: should be at least 2, given 1"),
+    (["anatomy", "ddpm", "--out", "/dev/null/x"], "cannot write /dev/null/x"),
 ]
 
 

@@ -36,9 +36,9 @@ def spied(monkeypatch, change=lambda loss, k: loss):
     """Let `Objective.loss` keep the batches that it is given; `change(loss, step)` puts another loss in its place."""
     batches, losses, real = [], [], Objective.loss
 
-    def loss(self, denoiser, x0, stream):
+    def loss(self, denoiser, x0, stream, law):
         batches.append(x0.clone())
-        out = change(real(self, denoiser, x0, stream), len(batches))
+        out = change(real(self, denoiser, x0, stream, law), len(batches))
         losses.append(float(out.detach().mean()))
         return out
 
