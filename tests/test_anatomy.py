@@ -9,7 +9,7 @@ from small import RUN, tiny
 from moonbed.component import SpecError
 from moonbed.experiments.anatomy import PARTS, Anatomy, anatomy
 from moonbed.experiments.run import Failure
-from moonbed.metrics.exact import NLL
+from moonbed.metrics.density import NLL
 from moonbed.metrics.model import Girsanov
 from moonbed.metrics.two_sample import SlicedW1
 from moonbed.report import plots

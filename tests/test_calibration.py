@@ -17,7 +17,8 @@ import common
 import memory
 import power
 
-from moonbed.metrics.exact import NLL, Memorisation, ModeWeights
+from moonbed.metrics.density import NLL, ModeWeights
+from moonbed.metrics.neighbours import Memorisation
 from moonbed.metrics.significance import Floor
 from moonbed.metrics.suites import SUITES
 from moonbed.metrics.two_sample import C2ST

@@ -12,7 +12,8 @@ from moonbed.experiments.compare import Comparison, compare, judge_difference, l
 from moonbed.experiments.evaluate import Answer
 from moonbed.experiments.reproduce import Cell, Row
 from moonbed.experiments.run import Result
-from moonbed.metrics.exact import NLL, Exploded, Precision
+from moonbed.metrics.density import NLL, Exploded
+from moonbed.metrics.neighbours import Precision
 from moonbed.metrics.significance import (
     Floor,
     equivalence_p,

@@ -12,24 +12,14 @@ from scipy.spatial.distance import cdist
 from scipy.stats import halfnorm, kstest, kstwo, norm, wasserstein_distance
 
 from moonbed.component import SpecError
-from moonbed.metrics import Evaluation, MissingError, exact
-from moonbed.metrics.exact import (
-    KSD,
-    NLL,
-    W1,
-    W2,
-    Coverage,
-    Exploded,
-    LogDensityKS,
-    Memorisation,
-    MMDAggregated,
-    ModeWeights,
-    OffSupport,
-    Precision,
-)
+from moonbed.metrics import Evaluation, MissingError, kernels
+from moonbed.metrics.density import NLL, Exploded, LogDensityKS, ModeWeights, OffSupport
+from moonbed.metrics.kernels import KSD, MMDAggregated
 from moonbed.metrics.law import known
+from moonbed.metrics.neighbours import Coverage, Memorisation, Precision
 from moonbed.metrics.panel import Panel
 from moonbed.metrics.suites import SUITES
+from moonbed.metrics.transport import W1, W2
 from moonbed.rng import Rng
 from moonbed.targets.boxes import Checkerboard
 from moonbed.targets.mixtures import EightGaussians
@@ -65,7 +55,7 @@ def normal(n, seed=0):
 @pytest.fixture(params=[None, 64], ids=["one block", "many blocks"])
 def blocks(request, monkeypatch):
     if request.param:
-        monkeypatch.setattr(exact, "_BLOCK", request.param)
+        monkeypatch.setattr(kernels, "_BLOCK", request.param)
 
 
 # Against independent computations
@@ -110,7 +100,7 @@ def test_the_stein_kernel_by_automatic_differentiation(kind):
         return (s @ t * k + s @ db + t @ da + trace).item()
 
     pairs = [u(i, j) for i in range(9) for j in range(i)]
-    sums, squares = exact._stein_sums(x, score, (1.0, h2), squares=True)
+    sums, squares = kernels._stein_sums(x, score, (1.0, h2), squares=True)
     column = 1 if kind == "multiquadric" else 3
     assert sums[column] == pytest.approx(sum(pairs), rel=1e-9)
     assert squares[column] == pytest.approx(sum(v**2 for v in pairs), rel=1e-9)
@@ -121,20 +111,22 @@ def test_one_sample_mmd_in_closed_form():
     """Normal law: E k(x, X) = h²/(1+h²) exp(-|x|²/(2(1+h²))), E k(X, X') = h²/(2+h²)."""
     x = normal(60) + 0.3
     law = known(NORMAL)
-    moments = exact._kernel_moments(law, 3)
+    moments = kernels._kernel_moments(law, 3)
     np.testing.assert_allclose(moments.h, [1, 0.5, 0.25], rtol=0.02)
     for i, h in enumerate(moments.h):
         q = h**2
         assert moments.constant[i] == pytest.approx(q / (2 + q), rel=0.02)
         mean = q / (1 + q) * np.exp(-(x**2).sum(1) / (2 * (1 + q)))
-        np.testing.assert_allclose(exact._kernel_mean(law, x, h), mean, rtol=1e-10)
+        np.testing.assert_allclose(kernels._kernel_mean(law, x, h), mean, rtol=1e-10)
         squared, means = q / (4 + q), (q / (1 + q)) ** 2 * (1 + q) / (3 + q)
         assert moments.sd[i] == pytest.approx(math.sqrt(squared - 2 * means + (q / (2 + q)) ** 2), rel=0.05)
-    sums = exact._kernel_sums(x, None, moments.h)
+    sums = kernels._kernel_sums(x, None, moments.h)
     direct = [np.exp(-cdist(x, x, "sqeuclidean") / (2 * h**2)) for h in moments.h]
     np.testing.assert_allclose(sums, [(k.sum() - 60) / 2 for k in direct], rtol=1e-9)
     inner = sums / (60 * 59 / 2)
-    terms = [inner[i] - 2 * exact._kernel_mean(law, x, h).mean() + moments.constant[i] for i, h in enumerate(moments.h)]
+    terms = [
+        inner[i] - 2 * kernels._kernel_mean(law, x, h).mean() + moments.constant[i] for i, h in enumerate(moments.h)
+    ]
     expected = np.mean(np.array(terms) / moments.sd) * math.sqrt(60 * 59 / 2)
     assert value(MMDAggregated(widths=3), x, NORMAL) == pytest.approx(expected, rel=1e-9)
 
@@ -142,15 +134,15 @@ def test_one_sample_mmd_in_closed_form():
 def test_kernel_constants_of_a_mixture_are_the_tables():
     ours = known(EightGaussians())
     for h in (0.05, 0.3, 1.0):
-        mean = ours.table.mean(exact._kernel_mean(ours, ours.table.x, h))
-        assert exact._constant(ours, h) == pytest.approx(mean, rel=2e-3)
+        mean = ours.table.mean(kernels._kernel_mean(ours, ours.table.x, h))
+        assert kernels._constant(ours, h) == pytest.approx(mean, rel=2e-3)
 
 
 @pytest.mark.usefixtures("blocks")
 def test_two_sample_mmd_is_the_double_sum():
     x, y = normal(40), normal(70, 1) * 1.2
     h = math.sqrt(y.var(0).mean()) / 2.0 ** np.arange(3)
-    values, sd = exact._two_sample_mmd(x, y, 3)
+    values, sd = kernels._two_sample_mmd(x, y, 3)
     for i, width in enumerate(h):
         kxx, kyy, kxy = (np.exp(-cdist(a, b, "sqeuclidean") / (2 * width**2)) for a, b in ((x, x), (y, y), (x, y)))
         direct = (kxx.sum() - 40) / (40 * 39) + (kyy.sum() - 70) / (70 * 69) - 2 * kxy.mean()
@@ -275,7 +267,7 @@ def test_standardised_statistics_are_standard_normal_under_the_law(null):
 
 def test_every_kernels_ksd_is_unbiased_and_of_unit_variance(null):
     x = [defective("none", 400, seed) for seed in range(80)]
-    values = np.array([exact._stein(known(LAW), points, (1.0, 0.1, 0.01)) for points in x])
+    values = np.array([kernels._stein(known(LAW), points, (1.0, 0.1, 0.01)) for points in x])
     np.testing.assert_allclose(values.max(1), null["KSD"][:80])
     assert (np.abs(values.mean(0)) < 4 * values.std(0) / math.sqrt(len(values))).all()
     assert ((values.std(0) > 0.5) & (values.std(0) < 1.6)).all()

@@ -10,7 +10,8 @@ from scipy.stats import t as student
 
 from moonbed.metrics import Evaluation
 from moonbed.metrics.base import HALVES, Metric
-from moonbed.metrics.exact import NLL, Exploded, LogDensityKS, MMDAggregated, ModeWeights, OffSupport
+from moonbed.metrics.density import NLL, Exploded, LogDensityKS, ModeWeights, OffSupport
+from moonbed.metrics.kernels import MMDAggregated
 from moonbed.metrics.panel import Panel
 from moonbed.metrics.significance import share_interval
 from moonbed.metrics.two_sample import SlicedW1

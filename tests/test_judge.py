@@ -9,8 +9,10 @@ from small import RUN
 
 from moonbed.component import SpecError
 from moonbed.experiments.judge import Judgement, judge, standardised
+from moonbed.metrics.density import OffSupport
 from moonbed.metrics.detection import N50
-from moonbed.metrics.exact import KSD, Memorisation, OffSupport
+from moonbed.metrics.kernels import KSD
+from moonbed.metrics.neighbours import Memorisation
 from moonbed.metrics.panel import Panel
 from moonbed.metrics.two_sample import SlicedW1
 from moonbed.report.verdicts import judgement_json

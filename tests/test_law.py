@@ -9,8 +9,10 @@ from defects import LAW, defective
 
 from moonbed.metrics import Evaluation, MissingError
 from moonbed.metrics.base import Metric
-from moonbed.metrics.exact import KSD, NLL, Memorisation, ModeWeights, Precision
+from moonbed.metrics.density import NLL, ModeWeights
+from moonbed.metrics.kernels import KSD
 from moonbed.metrics.law import KnownLaw, known
+from moonbed.metrics.neighbours import Memorisation, Precision
 from moonbed.metrics.panel import Panel
 from moonbed.metrics.two_sample import MMD
 from moonbed.rng import Rng
@@ -189,7 +191,7 @@ def test_what_does_not_fit_is_an_error(given, message):
 
 def test_kernel_means_are_integrals():
     """E k(x, X) by a quadrature over the plane that knows only the density."""
-    from moonbed.metrics.exact import _kernel_mean
+    from moonbed.metrics.kernels import _kernel_mean
 
     law, h, x = EightGaussians(), 0.4, np.array([[0.3, 1.1]])
     nodes, weights = (3 * z for z in np.polynomial.legendre.leggauss(300))

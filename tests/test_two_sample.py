@@ -49,11 +49,11 @@ def moons(n, seed=0):
     return TwoMoons().sample(n, Rng(seed).stream("samples")).numpy()
 
 
-@pytest.fixture(params=[None, 64], ids=["one block", "many blocks"])
+@pytest.fixture(params=[{}, {"_BLOCK": 64}, {"_BLOCK": 64, "_KEPT": 0}], ids=["one block", "many blocks", "histogram"])
 def blocks(request, monkeypatch):
-    """The second case also brackets the median, as is done for many pairs."""
-    if request.param:
-        monkeypatch.setattr(two_sample, "_BLOCK", request.param)
+    """The second case also brackets the median, as is done for many pairs, the third narrows the bracket first."""
+    for name, value in request.param.items():
+        monkeypatch.setattr(two_sample, name, value)
 
 
 @st.composite
@@ -466,7 +466,7 @@ def test_suites():
         "C2ST 2|AUC-.5| (logistic)",
         "C2ST accuracy (logistic)",
     ]
-    assert [m.label for m in SUITES["default"]][:2] == ["panel |z|", "NLL - entropy"]
+    assert [m.label for m in SUITES["default"]][:2] == ["panel |z|", "N50"]
     assert not any(getattr(metric, "classifier", "") == "svm" for metric in SUITES["default"])
 
 

@@ -38,20 +38,11 @@ last two need the model: they can be asked of runs, not of a file of samples.
 from __future__ import annotations
 
 from moonbed.metrics.base import Metric
+from moonbed.metrics.density import NLL, Exploded, LogDensityKS, ModeWeights, OffSupport
 from moonbed.metrics.detection import N50
-from moonbed.metrics.exact import (
-    KSD,
-    NLL,
-    Coverage,
-    Exploded,
-    LogDensityKS,
-    Memorisation,
-    MMDAggregated,
-    ModeWeights,
-    OffSupport,
-    Precision,
-)
+from moonbed.metrics.kernels import KSD, MMDAggregated
 from moonbed.metrics.model import KL, Girsanov
+from moonbed.metrics.neighbours import Coverage, Memorisation, Precision
 from moonbed.metrics.panel import Panel
 from moonbed.metrics.two_sample import C2ST, MMD, Energy, SlicedW1
 

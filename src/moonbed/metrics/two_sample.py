@@ -38,6 +38,7 @@ __all__ = ["C2ST", "MMD", "Energy", "SlicedW1"]
 
 _FAR = 1e150  # squares of what is nearer stay finite in float64
 _BLOCK = 1 << 18  # pairs at once: 2 MB, stays in the cache
+_KEPT = 1 << 28  # pairs of which a hundredth may be kept to find their median
 _GRAM = 10_000  # training points up to which a kernel matrix is held (800 MB)
 
 
@@ -249,7 +250,7 @@ def _median_squared_distance(z: np.ndarray, n: int) -> float:
     """Exact median over the n(n-1)/2 pairs of n points, of which the rows of z are the finite ones.
 
     Selection instead of sorting: a quick estimate brackets the median, one pass counts what lies below the bracket and
-    keeps what lies within.
+    keeps what lies within. Where that would be too much to keep, a pass before it narrows the bracket by a histogram.
     """
     pairs, largest = len(z) * (len(z) - 1) // 2, np.finfo(float).max
     first, last = (n * (n - 1) // 2 - 1) // 2, n * (n - 1) // 2 // 2
@@ -260,7 +261,7 @@ def _median_squared_distance(z: np.ndarray, n: int) -> float:
         shifts = np.unique(np.linspace(1, len(z) // 2, 100).astype(int))
         some = np.concatenate([np.square(z - np.roll(z, shift, axis=0)).sum(1) for shift in shifts])
         low, high = np.quantile(some, np.clip(last / pairs + np.array([-0.005, 0.005]), 0, 1))
-        brackets.insert(0, (low, high))
+        brackets.insert(0, _narrowed(z, first, last, low, high) if pairs > _KEPT else (low, high))
     for low, high in brackets:
         below, within = 0, []
         for _, _, squared in _pairs(z):
@@ -271,6 +272,17 @@ def _median_squared_distance(z: np.ndarray, n: int) -> float:
             kept.partition((first - below, last - below))
             return float(kept[first - below] + kept[last - below]) / 2
     raise AssertionError("the widest bracket holds every pair")
+
+
+def _narrowed(z: np.ndarray, first: int, last: int, low: float, high: float) -> tuple[float, float]:
+    """The bins of a histogram between low and high where the order statistics `first` to `last` lie, and a bin more."""
+    below, counts, bins = 0, np.zeros(1 << 12, dtype=np.int64), 1 << 12
+    for _, _, squared in _pairs(z):
+        below += int(np.count_nonzero(squared < low))
+        counts += np.histogram(squared, bins, (low, high))[0]
+    edges, total = np.linspace(low, high, bins + 1), below + np.cumsum(counts)
+    k, j = np.searchsorted(total, [first, last], side="right")
+    return float(edges[max(k - 1, 0)]), float(edges[min(j + 2, bins)])
 
 
 def _mmd_squared(evaluation: Evaluation, multiples: tuple[float, ...]) -> dict[float, float]:

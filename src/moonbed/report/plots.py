@@ -80,7 +80,7 @@ def overview(title: str, target: Any, rows: Sequence[tuple[str, Any]]) -> Figure
     return _panels(panels, min(3, len(panels)), title)
 
 
-PARTS = {"sampler": "#56B4E9", "capacity": "#E69F00", "estimation": "#009E73", "total": "#000000"}
+PARTS = {"sampler": "#56B4E9", "capacity": "#E69F00", "estimation": "#009E73", "total": "#999999"}
 
 
 def budget(found: Anatomy) -> Figure:

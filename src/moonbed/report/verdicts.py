@@ -158,7 +158,7 @@ def anatomy_table(found: Anatomy) -> Table:
     caption = (
         f"n = {found.experiment.n:,} samples; what each cause adds, in the metric's units, mean and 95 % interval over "
         f"{over}\nfloor: exact samples; sampler: exact denoiser, same sampler and steps; capacity: same network on the "
-        "exact regression target; estimation: the rest; total: all above the floor"
+        "exact regression target, same training steps; estimation: the rest; total: all above the floor"
     )
     table = _table("metric", "floor", "sampler", "capacity", "estimation", "total", caption=caption)
     for label, parts in found.parts.items():
