@@ -15,6 +15,7 @@ from moonbed.experiments.spec import Experiment
 from moonbed.experiments.store import Folder, Store
 from moonbed.metrics import Evaluation, Metric
 from moonbed.metrics.base import Model
+from moonbed.metrics.density import Exploded
 from moonbed.rng import Rng
 from moonbed.targets import Target
 
@@ -28,8 +29,6 @@ else:
 
 KNOWN = 999
 """Draws that a null without variance stands for."""
-EXPLODED = 10.0
-"""A sample counts as exploded if it is not finite or farther out than this many times the farthest reference point."""
 
 
 def denoiser_of(experiment: Experiment, weights: Mapping[str, Tensor], device: str) -> Learned:
@@ -89,10 +88,8 @@ def trained_on(experiment: Experiment) -> Any:
 
 
 def exploded(samples: Any, points: Any) -> int:
-    """How many samples are not finite or lie far outside of all reference points."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        norm = np.sqrt((np.asarray(samples, dtype=np.float64) ** 2).sum(1))
-    return int((~(norm <= EXPLODED * np.sqrt((points**2).sum(1)).max())).sum())
+    """How many samples are not finite or lie far outside of all reference points: `Exploded`, as a number."""
+    return int(Exploded().terms(Evaluation(samples, points, Rng(0))).sum())
 
 
 @dataclass(frozen=True)

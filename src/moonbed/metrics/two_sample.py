@@ -260,7 +260,7 @@ def _median_squared_distance(z: np.ndarray, n: int) -> float:
     if pairs > 4 * _BLOCK:
         shifts = np.unique(np.linspace(1, len(z) // 2, 100).astype(int))
         some = np.concatenate([np.square(z - np.roll(z, shift, axis=0)).sum(1) for shift in shifts])
-        low, high = np.quantile(some, np.clip(last / pairs + np.array([-0.005, 0.005]), 0, 1))
+        low, high = map(float, np.quantile(some, np.clip(last / pairs + np.array([-0.005, 0.005]), 0, 1)))
         brackets.insert(0, _narrowed(z, first, last, low, high) if pairs > _KEPT else (low, high))
     for low, high in brackets:
         below, within = 0, []
