@@ -1,6 +1,9 @@
 """One-sample metrics against independent computations, their nulls, and what they see."""
 
+import inspect
 import math
+import re
+import sys
 import time
 
 import numpy as np
@@ -11,8 +14,8 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 from scipy.stats import halfnorm, kstest, kstwo, norm, wasserstein_distance
 
-from moonbed.component import SpecError
-from moonbed.metrics import Evaluation, MissingError, kernels
+from moonbed.component import SpecError, members
+from moonbed.metrics import Evaluation, Metric, MissingError, kernels
 from moonbed.metrics.density import NLL, Exploded, LogDensityKS, ModeWeights, OffSupport
 from moonbed.metrics.kernels import KSD, MMDAggregated
 from moonbed.metrics.law import known
@@ -376,3 +379,15 @@ def test_the_default_suite_is_cheap():
     evaluation = Evaluation(x, None, Rng(0), law=LAW, train=train)
     assert all(math.isfinite(metric(evaluation)) for metric in SUITES["default"])
     assert time.process_time() - started < 6  # 3 s on a free core
+
+
+@pytest.mark.parametrize("cls", members(Metric).values(), ids=lambda cls: cls.__name__)
+def test_every_metric_states_its_cost_its_blindness_and_its_source(cls):
+    """Of what comes with the package; others' metrics answer for themselves."""
+    if cls.__module__.startswith("moonbed."):
+        text = " ".join(inspect.getdoc(cls).split())
+        stated = text + " ".join(inspect.getdoc(sys.modules[cls.__module__]).split())
+        assert re.search(r"O\([^)]+\)|\d s |[Cc]ost", text), "cost"
+        assert re.search(r"[Bb]lind", text), "what it is blind to"
+        assert re.search(r"\b(19|20)\d\d\b", stated), "source"
+        assert re.search(r"[Uu]nit|nats|standard errors|standard deviations|samples", text), "unit"

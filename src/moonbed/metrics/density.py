@@ -117,7 +117,8 @@ class OffSupport(Share):
 class Exploded(Share):
     """Share of samples that are not finite, or farther out than `far` times the farthest reference point.
 
-    No units, 0 to 1, ideal 0. O(n), nothing to compute. Blind to everything nearer; needs no law.
+    No units, 0 to 1, ideal 0. O(n), nothing to compute. Blind to everything nearer; needs no law. Source: our own; a
+    share with the interval of Wilson 1927.
     """
 
     far: PositiveFloat = 10.0
@@ -139,7 +140,7 @@ class ModeWeights(Metric):
     Modes are arcs, Gaussians or labels; the weight is the mean posterior probability over the samples on the support
     (log density above the 0.05 % level). Unit: standard errors, folded: |z| of the worst mode; 0.7 for two modes, more
     for more. O(n K), 0.05 s at n = 5,000. Blind to everything within a mode and off the support. NaN with no sample on
-    the support. Source: Rao's score test of the mixing weight; imbalance as a multinomial count.
+    the support. Source: Rao 1948, the score test of the mixing weight; imbalance as a multinomial count.
     """
 
     growth = 0.5

@@ -18,10 +18,25 @@ if TYPE_CHECKING:
 else:
     np = lazy_import("numpy")
 
-__all__ = ["Coverage", "Memorisation", "Precision"]
+__all__ = ["Balls", "Coverage", "Memorisation", "Precision"]
 
 
-class Precision(Metric):
+class Balls(Metric):
+    """Metrics of the balls around reference points, each as wide as the distance to its k-th neighbour among them."""
+
+    k: Positive = 5
+    least = 0.0
+
+    @property
+    def lower_is_better(self) -> bool | None:
+        return False
+
+    @property
+    def label(self) -> str:
+        return type(self).__name__.lower()
+
+
+class Precision(Balls):
     """Share of samples that lie in the ball of some reference point, whose radius is that to its k-th neighbour.
 
     No units, 0 to 1; its ideal is below 1: 0.994 at n = m = 5,000 on two moons. O(n log m), 0.1 s at 5,000. Two-sample:
@@ -30,39 +45,17 @@ class Precision(Metric):
     Source: Kynkäänniemi et al., Improved precision and recall metric, 2019.
     """
 
-    k: Positive = 5
-    least = 0.0
-
-    @property
-    def lower_is_better(self) -> bool | None:
-        return False
-
-    @property
-    def label(self) -> str:
-        return "precision"
-
     def __call__(self, evaluation: Evaluation) -> float:
         return _balls(self, self.k, evaluation)[0]
 
 
-class Coverage(Metric):
+class Coverage(Balls):
     """Share of reference points with a sample in their ball, whose radius is that to their k-th neighbour.
 
     No units, 0 to 1; its ideal is about 1 - 2^-k, 0.969 for k = 5 and n = m. O(n log m), 0.1 s at 5,000. Two-sample.
     Blind to samples off the support and to weights that leave no ball empty.
     Source: Naeem et al., Reliable fidelity and diversity metrics for generative models, 2020.
     """
-
-    k: Positive = 5
-    least = 0.0
-
-    @property
-    def lower_is_better(self) -> bool | None:
-        return False
-
-    @property
-    def label(self) -> str:
-        return "coverage"
 
     def __call__(self, evaluation: Evaluation) -> float:
         return _balls(self, self.k, evaluation)[1]

@@ -252,11 +252,11 @@ def _median_squared_distance(z: np.ndarray, n: int) -> float:
     Selection instead of sorting: a quick estimate brackets the median, one pass counts what lies below the bracket and
     keeps what lies within. Where that would be too much to keep, a pass before it narrows the bracket by a histogram.
     """
-    pairs, largest = len(z) * (len(z) - 1) // 2, np.finfo(float).max
+    pairs, largest = len(z) * (len(z) - 1) // 2, float(np.finfo(float).max)
     first, last = (n * (n - 1) // 2 - 1) // 2, n * (n - 1) // 2 // 2
     if last >= pairs:
         return math.inf
-    brackets = [(0.0, largest)]
+    brackets: list[tuple[float, float]] = [(0.0, largest)]
     if pairs > 4 * _BLOCK:
         shifts = np.unique(np.linspace(1, len(z) // 2, 100).astype(int))
         some = np.concatenate([np.square(z - np.roll(z, shift, axis=0)).sum(1) for shift in shifts])
