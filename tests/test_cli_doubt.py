@@ -40,7 +40,7 @@ def test_evaluate_reads_every_format_alike(moonbed, samples):
     assert found[0]["n"] == 60
     assert found[0]["coordinates"] == "own"
     for cell in found[0]["metrics"].values():
-        assert set(cell) == {"value", "interval", "floor", "p_value"}
+        assert set(cell) == {"value", "interval", "floor", "p_value"}  # no details from these two
         assert set(cell["floor"]) == {"mean", "lo", "hi", "draws"}
         assert cell["floor"]["draws"] == 4
 
@@ -53,6 +53,7 @@ def test_evaluate_says_what_is_wrong_and_how_it_read_the_points(moonbed, tmp_pat
     assert re.search(r"arcs \d+ ± \d+ % too wide", text)
     assert "read in own coordinates" in text
     assert "4 draws of a perfect sampler" in text
+    assert re.search(r"width \+4\d\.?\d* ± \d", text)  # the panel's estimates, in words of their own
     code, out, _ = moonbed(
         "evaluate", "wide.npy", "--target", "TwoMoons", "noise=0.07", "--metrics", "Panel", "--draws", "4", "--json"
     )

@@ -17,6 +17,7 @@ from moonbed.cli.output import (
     print_found,
     print_json,
     print_rows,
+    print_table,
     say,
     show_component,
     show_member,
@@ -192,7 +193,7 @@ def evaluate(
         moonbed evaluate samples.npz --key x --target EightGaussians --train data.npy
     """
     from moonbed.experiments.judge import Judgement, judge
-    from moonbed.report.verdicts import judgement_json, judgement_table
+    from moonbed.report.verdicts import estimates_table, judgement_json, judgement_table
     from moonbed.targets import Target
 
     law = Target.parse(target)
@@ -211,6 +212,8 @@ def evaluate(
     found, failures = last(((file.name, event) for event in events), quiet)
     if isinstance(found, Judgement):
         print_found(found, judgement_table, judgement_json, json)
+        if not json and (estimates := estimates_table(found)):
+            print_table(estimates)
         if coordinates == "auto" and not (quiet or json):
             say(f"[dim]likelier in {found.coordinates} coordinates; --coordinates says others[/]")
     return status([], failures)
@@ -323,8 +326,13 @@ def anatomy(
         print_found(found, anatomy_table, anatomy_json, json)
         (out / "anatomy.csv").write_text(anatomy_csv(found), encoding="utf-8")
         plots.save(plots.budget(found), out / "anatomy.png")
+        written = ["anatomy.csv", "anatomy.png"]
+        if found.score_error:
+            title = "Score error: the integral over log sigma is Girsanov's bound"
+            plots.save(plots.score_errors(title, found.score_error), out / "score_error.png")
+            written.append("score_error.png")
         if not (json or quiet):
-            say(f"anatomy.csv, anatomy.png in {out}{os.sep}")
+            say(f"{', '.join(written)} in {out}{os.sep}")
     return status([], failures)
 
 

@@ -71,14 +71,18 @@ def print_rows(table: Sequence[Row], as_json: bool) -> None:
     if as_json:
         print_json(tables.to_json(table))
     elif table:
-        from rich.console import Console
-
-        console = Console()
-        width = console.width if console.is_terminal else 140
         labels = list(table[0].cells)
         if any(cell.published is not None for row in table for cell in row.cells.values()):
             labels = labels[: tables.WIDE]  # the published ones
-        Console(width=max(width, 60)).print(tables.to_terminal(table, labels))
+        print_table(tables.to_terminal(table, labels))
+
+
+def print_table(table: Any) -> None:
+    """Print a table of rich, as wide as the terminal, or 140 where there is none."""
+    from rich.console import Console
+
+    console = Console()
+    Console(width=max(console.width if console.is_terminal else 140, 60)).print(table)
 
 
 def write_rows(table: Sequence[Row], out: Path, store: Any) -> list[str]:
@@ -154,10 +158,7 @@ def print_found(found: Any, table: Callable[[Any], Any], as_json: Callable[[Any]
     if json:
         print_json(as_json(found))
     else:
-        from rich.console import Console
-
-        console = Console()
-        Console(width=max(console.width if console.is_terminal else 140, 60)).print(table(found))
+        print_table(table(found))
 
 
 def status(table: Sequence[Row], failures: Sequence[tuple[str, Failure]]) -> int:

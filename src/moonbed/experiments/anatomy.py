@@ -56,13 +56,17 @@ class Part:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """The error budget of an experiment: by the label of a metric, its parts, and the values of each link by repeat."""
+    """The error budget of an experiment: by the label of a metric, its parts, and the values of each link by repeat.
+
+    `score_error` has the curves of the links of which a metric gives one: columns sigma, mean, error.
+    """
 
     experiment: Experiment
     repeats: int
     seeds: int
     parts: Mapping[str, Mapping[str, Part]]
     values: Mapping[str, Mapping[str, Sequence[float]]]
+    score_error: Mapping[str, Mapping[str, Sequence[float]]]
 
 
 def anatomy(
@@ -95,14 +99,14 @@ def anatomy(
         for k in range(max(seeds, 1) if seeds > 1 else repeats)
     ]
     capable = [e.replace(**{"training.objective.regression": ExactMean()}) for e in learned]
-    results: dict[str, Mapping[str, float]] = {}
+    results: dict[str, Result] = {}
     for group, event in execute([*learned, *capable], asked, where, device, jobs, doubt=False):
         about = "capacity" if group[0] in capable else "model"
         if isinstance(event, Result):
             if event.status != "done":
                 yield about, Failure(f"{event.experiment.training.id}: {event.message}")
                 return
-            results[event.experiment.id] = event.values
+            results[event.experiment.id] = event
         else:
             yield about, event
             if isinstance(event, Failure):
@@ -123,12 +127,18 @@ def anatomy(
         m.label: {
             "floor": load_floor(where, target, m, experiment.n)[:draws],
             "sampler": [exact[k][m.id] for k in range(len(learned))],
-            "capacity": [results[e.id][m.id] for e in capable],
-            "estimation": [results[e.id][m.id] for e in learned],
+            "capacity": [results[e.id].values[m.id] for e in capable],
+            "estimation": [results[e.id].values[m.id] for e in learned],
         }
         for m in asked
     }
-    yield "anatomy", Anatomy(experiment, len(learned), seeds, {k: _parts(v) for k, v in values.items()}, values)
+    curves = {
+        link: answer.details["score_error"]
+        for link, first in (("capacity", capable[0]), ("estimation", learned[0]))
+        for answer in results[first.id].answers.values()
+        if "score_error" in answer.details
+    }
+    yield "anatomy", Anatomy(experiment, len(learned), seeds, {k: _parts(v) for k, v in values.items()}, values, curves)
 
 
 def _parts(values: Mapping[str, Sequence[float]]) -> dict[str, Part]:

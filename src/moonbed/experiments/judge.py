@@ -75,8 +75,8 @@ def judge(
     for k, metric in enumerate(asked, 1):
         found = answer(metric, evaluation, doubt=True)
         label = f"{metric.label} ({metric.id[:6]})" if metric.label in cells else metric.label
-        floor, text = floor_of(where, target, metric, n), found.details.get("text", "")
-        cells[label] = Cell(metric, (found.value,), floor, drawn=found.interval, text=text)
+        floor = floor_of(where, target, metric, n)
+        cells[label] = Cell(metric, (found.value,), floor, drawn=found.interval, details=found.details)
         sentence = sentence or found.details.get("sentence", "")
         yield Progress("evaluate", k, len(asked))
     lacks = {metric.label: lacking[metric.id] for metric in metrics if metric.id in lacking}

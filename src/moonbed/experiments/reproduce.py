@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from moonbed.component import SpecError, nearest
 from moonbed.experiments.evaluate import Answer, askable, load_floor
@@ -27,7 +28,8 @@ __all__ = ["DRAWS", "Cell", "Row", "follow", "measure", "plan", "rows"]
 class Cell:
     """One metric of one row: values over seeds, their doubt, the published value and the floor.
 
-    `drawn` is the interval over evaluation draws of a single seed; `lacks` says why there are no values.
+    `drawn` is the interval over evaluation draws of a single seed, `details` what the metric says beside its value;
+    `lacks` says why there are no values.
     """
 
     metric: Metric
@@ -35,7 +37,7 @@ class Cell:
     floor: Floor | None
     published: float | None = None
     drawn: tuple[float, float] | None = None
-    text: str = ""
+    details: Mapping[str, Any] = field(default_factory=dict)
     lacks: str = ""
 
     @property
@@ -133,7 +135,7 @@ def rows(
                 floor_of(store, spec.training.target, metric, spec.n),
                 known[k] if k < len(known) else None,
                 drawn=only.interval,
-                text=only.details.get("text", ""),
+                details=only.details,
                 lacks=lacking.get(metric.id, ""),
             )
         out.append(Row(name, changes.get(name, ""), tuple(found), cells))

@@ -6,7 +6,7 @@ What lies outside the axes is not silently cut off: its number stands in the pan
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from moonbed.experiments.anatomy import Anatomy
 
-__all__ = ["Panel", "budget", "overview", "pair", "save"]
+__all__ = ["Panel", "budget", "overview", "pair", "save", "score_errors"]
 
 TARGET, GENERATED = "#0072B2", "#D55E00"  # blue and vermilion of Okabe & Ito: told apart with any colour vision
 SHOWN = 5_000
@@ -107,6 +107,24 @@ def budget(found: Anatomy) -> Figure:
         axes.set_axis_off()
     over = f"{found.seeds} trainings" if found.seeds > 1 else f"{found.repeats} draws, one training"
     figure.suptitle(f"What each cause adds above the floor, n = {found.experiment.n:,}, {over}", fontsize=10)
+    return figure
+
+
+def score_errors(title: str, curves: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
+    """Score error against noise level, both logarithmic, with 95 % bands: columns sigma, mean, error of each curve."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2, 3.4), layout="constrained")
+    axes = figure.subplots()
+    for name, curve in curves.items():
+        mean = list(curve["mean"])
+        low, high = ([max(m + k * e, 1e-12) for m, e in zip(mean, curve["error"], strict=True)] for k in (-1.96, 1.96))
+        colour = PARTS.get(name)
+        axes.plot(curve["sigma"], mean, color=colour, label=name)
+        axes.fill_between(curve["sigma"], low, high, color=colour, alpha=0.3, linewidth=0)
+    axes.set(xscale="log", yscale="log", xlabel="sigma/alpha", ylabel="E |D* - D|²/sigma²  (nats a unit of log sigma)")
+    axes.legend(fontsize=8)
+    axes.set_title(title, fontsize=10)
     return figure
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
@@ -41,8 +41,8 @@ def measured(cell: Cell) -> str:
     """`mean ± sd` over seeds; for one seed the value alone, with its number of seeds said elsewhere."""
     if not cell.values:
         return "–"
-    if cell.text:
-        return cell.text
+    if "text" in cell.details:
+        return str(cell.details["text"])
     mean, sd = spread(cell.values)
     return number(mean) if sd is None else f"{number(mean)} ± {number(sd)}"
 
@@ -257,7 +257,7 @@ def cell_json(cell: Cell) -> dict[str, Any]:
             "draws": cell.floor.draws,
         },
         "p_value": cell.p_value,
-        **({"text": cell.text} if cell.text else {}),
+        **({"details": jsonable(cell.details)} if cell.details else {}),
         **({"lacks": cell.lacks} if cell.lacks else {}),
     }
 
@@ -289,6 +289,15 @@ def to_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
         ]
         out.append({"name": row.name, "change": row.change, "metrics": metrics, "runs": runs})
     return out
+
+
+def jsonable(data: Any) -> Any:
+    """The same without numbers that JSON has not: null in their place."""
+    if isinstance(data, Mapping):
+        return {key: jsonable(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [jsonable(value) for value in data]
+    return finite(data) if isinstance(data, float) else data
 
 
 def finite(value: float | None) -> float | None:

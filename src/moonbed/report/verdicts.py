@@ -8,7 +8,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from moonbed.metrics.significance import spread
-from moonbed.report.tables import cell_json, finite, floor, interval, measured, number, within_floor
+from moonbed.report.tables import cell_json, finite, floor, interval, jsonable, measured, number, within_floor
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -23,6 +23,7 @@ __all__ = [
     "anatomy_table",
     "comparison_json",
     "comparison_table",
+    "estimates_table",
     "judgement_json",
     "judgement_table",
 ]
@@ -59,6 +60,20 @@ def judgement_table(found: Judgement) -> Table:
         mark = " [green]≈[/]" if within_floor(cell) else ""
         doubt = (f"[dim]{interval(cell)}", f"[dim]{floor(cell)}", number(cell.p_value))
         table.add_row(label, f"[bold]{measured(cell)}[/]{mark}", *doubt)
+    return table
+
+
+def estimates_table(found: Judgement) -> Table | None:
+    """The panel's estimates, a line a question: how large a defect is, in its unit, and whether it is one."""
+    estimates = [e for cell in found.cells.values() for e in cell.details.get("estimates", ())]
+    if not estimates:
+        return None
+    caption = "the panel: each a score test of the exact law, in the target's own units; p adjusted by Holm over them"
+    table = _table("question", "estimate", "unit", "z", "p", "Holm p", caption=caption)
+    for e in estimates:
+        name, bold = f"{e['kind']} {e['where']}".strip(), "[bold]" if e["p_holm"] < 0.05 else ""
+        numbers = f"{bold}{e['value']:+.3g} ± {e['se']:.2g}", e["unit"], f"{e['z']:+.2f}", f"{e['p']:.2g}"
+        table.add_row(f"{bold}{name}", *numbers, f"{e['p_holm']:.2g}")
     return table
 
 
@@ -185,6 +200,7 @@ def anatomy_json(found: Anatomy) -> dict[str, Any]:
             label: {link: [finite(v) for v in values] for link, values in links.items()}
             for label, links in found.values.items()
         },
+        "score_error": jsonable(found.score_error),
     }
 
 
