@@ -10,7 +10,7 @@ from small import tiny
 from moonbed.component import SpecError
 from moonbed.experiments.compare import Comparison, compare, judge_difference, looks
 from moonbed.experiments.evaluate import Answer
-from moonbed.experiments.reproduce import Cell, Row
+from moonbed.experiments.rows import Cell, Row
 from moonbed.experiments.run import Result
 from moonbed.metrics.density import NLL, Exploded
 from moonbed.metrics.neighbours import Precision

@@ -18,7 +18,7 @@ from moonbed.experiments import Experiment, Store, StoreError, measure, run
 from moonbed.experiments.evaluate import exploded, floor_name, load_floor, null_draw, reference, save_floor
 from moonbed.experiments.optimizers import AdamW
 from moonbed.experiments.plugins import experiments_in
-from moonbed.experiments.reproduce import follow, rows
+from moonbed.experiments.rows import follow, rows
 from moonbed.experiments.run import Progress, choose_device, draw_floors, execute, suite
 from moonbed.experiments.workers import Failure, Task, run_tasks
 from moonbed.metrics import Evaluation, Metric
@@ -306,7 +306,7 @@ def test_choose_device():
 
 
 def test_suites():
-    assert suite("published") == moonbed.experiments.reproduce.SUITES["published"]
+    assert suite("published") == moonbed.experiments.rows.SUITES["published"]
     assert suite(list(METRICS)) == METRICS
 
 

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 from small import tiny
 
-from moonbed.experiments.reproduce import Cell, Row
+from moonbed.experiments.rows import Cell, Row
 from moonbed.experiments.run import Result
 from moonbed.metrics.significance import Floor
 from moonbed.metrics.two_sample import C2ST, SlicedW1

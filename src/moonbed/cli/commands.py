@@ -77,7 +77,7 @@ def run(
         moonbed run my_idea.py --json
     """
     from moonbed.experiments.presets import BUDGETS, preset, published
-    from moonbed.experiments.reproduce import follow, rows
+    from moonbed.experiments.rows import follow, rows
     from moonbed.experiments.store import Store
 
     if what.endswith(".py"):
@@ -134,13 +134,14 @@ def reproduce(
         moonbed reproduce --rows baseline,residual --seeds 3
         moonbed reproduce --budget paper --out paper
     """
-    from moonbed.experiments import reproduce as job
+    from moonbed.experiments import rows as job
     from moonbed.experiments.presets import BUDGETS
+    from moonbed.experiments.reproduce import plan
     from moonbed.experiments.store import Store
     from moonbed.metrics.suites import SUITES
 
     started = time.monotonic()
-    wanted = job.plan([name.strip() for name in rows.split(",")] if rows else None, budget, seeds)
+    wanted = plan([name.strip() for name in rows.split(",")] if rows else None, budget, seeds)
     draws = BUDGETS[budget].draws if draws is None else draws
     at_least("--draws", draws, 1)
     where, metrics = Store(store), SUITES["published"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from moonbed.component import Component, SpecError
 
 if TYPE_CHECKING:
-    from moonbed.experiments.reproduce import Row
+    from moonbed.experiments.rows import Row
     from moonbed.experiments.run import Failure, Progress, Result
 
 

@@ -2,7 +2,7 @@
 
 from moonbed.component import discover
 from moonbed.experiments.presets import PRESETS
-from moonbed.experiments.reproduce import measure
+from moonbed.experiments.rows import measure
 from moonbed.experiments.run import run
 from moonbed.experiments.spec import Averaging, Experiment, Optimizer, Training
 from moonbed.experiments.store import Store, StoreError

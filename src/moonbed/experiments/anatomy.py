@@ -28,7 +28,7 @@ from moonbed.diffusion import Exact
 from moonbed.diffusion.objectives import ExactMean
 from moonbed.experiments.evaluate import answer, askable, generate, load_floor, model_of, reference, trained_on
 from moonbed.experiments.plugins import files_of
-from moonbed.experiments.reproduce import DRAWS
+from moonbed.experiments.rows import DRAWS
 from moonbed.experiments.run import Failure, Progress, Result, draw_floors, execute
 from moonbed.experiments.spec import Experiment
 from moonbed.experiments.store import Store

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from moonbed.component import SpecError
-from moonbed.experiments.reproduce import DRAWS, Row, follow, rows
+from moonbed.experiments.rows import DRAWS, Row, follow, rows
 from moonbed.experiments.run import Failure, Progress, Result
 from moonbed.experiments.spec import Experiment
 from moonbed.experiments.store import Store

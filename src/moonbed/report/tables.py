@@ -19,7 +19,7 @@ from moonbed.metrics.significance import spread
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from moonbed.experiments.reproduce import Cell, Row
+    from moonbed.experiments.rows import Cell, Row
 
 __all__ = ["to_csv", "to_json", "to_latex", "to_markdown", "to_terminal"]
 

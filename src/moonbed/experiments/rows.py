@@ -1,0 +1,151 @@
+"""Rows of results: what several seeds gave, beside floor, interval and p-value, and the published value."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from moonbed.experiments.evaluate import Answer, askable, load_floor
+from moonbed.experiments.presets import CHANGES, PUBLISHED
+from moonbed.experiments.run import Failure, Progress, Result, draw_floors, execute, gather, suite
+from moonbed.experiments.spec import Experiment
+from moonbed.experiments.store import Store
+from moonbed.metrics import Metric
+from moonbed.metrics.significance import Floor, interval
+from moonbed.metrics.suites import SUITES
+from moonbed.targets import Target
+
+DRAWS = 39
+"""Exact draws of a floor: enough for a two-sided p of 0.05."""
+
+__all__ = ["DRAWS", "Cell", "Row", "floor_of", "follow", "measure", "rows"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One metric of one row: values over seeds, their doubt, the published value and the floor.
+
+    `drawn` is the interval over evaluation draws of a single seed, `details` what the metric says beside its value;
+    `lacks` says why there are no values.
+    """
+
+    metric: Metric
+    values: tuple[float, ...]
+    floor: Floor | None
+    published: float | None = None
+    drawn: tuple[float, float] | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+    lacks: str = ""
+
+    @property
+    def p_value(self) -> float | None:
+        """Of the values against the floor; None without a floor and without a value."""
+        if self.floor is None or not self.values:
+            return None
+        return self.floor.p_value(self.values, self.metric.lower_is_better)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """95 % interval: of the mean over seeds (Student's t), or over evaluation draws where there is one seed."""
+        return self.drawn if len(self.values) == 1 else interval(self.values)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One experiment over its seeds; `cells` is keyed by the metric's label (and id, where two have the same)."""
+
+    name: str
+    change: str
+    results: tuple[Result, ...]
+    cells: Mapping[str, Cell] = field(default_factory=dict)
+
+    @property
+    def done(self) -> tuple[Result, ...]:
+        """The results that did not diverge."""
+        return tuple(r for r in self.results if r.status == "done")
+
+    @property
+    def sentence(self) -> str:
+        """The diagnosis of the first seed in words."""
+        return self.done[0].sentence if self.done else ""
+
+
+def follow(
+    wanted: Mapping[str, Sequence[Experiment]],
+    metrics: Sequence[Metric],
+    draws: int,
+    store: Store,
+    device: str = "auto",
+    jobs: int = 1,
+) -> Iterator[tuple[str, Progress | Result | Failure]]:
+    """Yield (what it is about, event) while experiments and their floors are computed; then `rows` reads them.
+
+    The interval of a row with several seeds is over these; only a single one's is taken over evaluation draws.
+    """
+    doubt = any(len(group) == 1 for group in wanted.values())
+    seeds = {name: ", seed {}" if len(group) > 1 else "" for name, group in wanted.items()}
+    names = {e.id: name + seeds[name].format(e.training.seed) for name, group in wanted.items() for e in group}
+    for group, event in execute([e for g in wanted.values() for e in g], metrics, store, device, jobs, doubt):
+        yield " + ".join(dict.fromkeys(names[e.id] for e in group)), event
+    for target, n in dict.fromkeys((e.training.target, e.n) for group in wanted.values() for e in group):
+        for event in draw_floors(target, metrics, n, draws, store, jobs):
+            yield "floor", event
+
+
+def rows(
+    results: Mapping[str, Sequence[Result]],
+    metrics: Sequence[Metric],
+    store: Store,
+    changes: Mapping[str, str] = CHANGES,
+) -> list[Row]:
+    """Results by name, as rows with their floors; published values where the metrics are the published ones."""
+    out = []
+    for name, found in results.items():
+        cells: dict[str, Cell] = {}
+        spec, done = found[0].experiment, [r for r in found if r.status == "done"]
+        lacking = askable(spec.training.target, metrics)
+        known = PUBLISHED.get(name, ()) if tuple(metrics) == SUITES["published"] else ()
+        known = (*known, *known[3:4])  # the same number is published for 2|AUC-.5| and meant for 2|mean AUC-.5|
+        for k, metric in enumerate(metrics):
+            answers = [r.answers[metric.id] for r in done if metric.id in r.answers]
+            label = f"{metric.label} ({metric.id[:6]})" if metric.label in cells else metric.label
+            only = answers[0] if len(answers) == 1 else Answer(0.0)
+            cells[label] = Cell(
+                metric,
+                tuple(a.value for a in answers),
+                floor_of(store, spec.training.target, metric, spec.n),
+                known[k] if k < len(known) else None,
+                drawn=only.interval,
+                details=only.details,
+                lacks=lacking.get(metric.id, ""),
+            )
+        out.append(Row(name, changes.get(name, ""), tuple(found), cells))
+    return out
+
+
+def floor_of(store: Store, target: Target, metric: Metric, n: int) -> Floor | None:
+    """The floor that the store holds, None without draws."""
+    draws = load_floor(store, target, metric, n)
+    return Floor(draws) if draws else None
+
+
+def measure(
+    experiments: Mapping[str, Experiment | Sequence[Experiment]],
+    *,
+    metrics: Sequence[Metric] | str = "default",
+    draws: int = DRAWS,
+    store: Store | str | Path = "runs",
+    device: str = "auto",
+    jobs: int = 1,
+) -> list[Row]:
+    """Run experiments by name (several of one name are its seeds) and return a row for each, with floors.
+
+    What the store holds is not computed again. Raises, and asks for a guard with several `jobs`, as
+    `moonbed.experiments.run.run` does.
+    """
+    wanted = {name: [e] if isinstance(e, Experiment) else list(e) for name, e in experiments.items()}
+    chosen, where = suite(metrics), Store.at(store)
+    found = {r.experiment.id: r for r in gather(follow(wanted, chosen, draws, where, device, jobs))}
+    return rows({name: [found[e.id] for e in group] for name, group in wanted.items()}, chosen, where, changes={})
