@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -35,13 +35,11 @@ from moonbed.cli.parsing import (
     preset_changes,
     read_table,
     stored_runs,
+    suites,
     summaries,
     varied,
 )
 from moonbed.component import Component, SpecError, members, nearest, parse_overrides
-
-if TYPE_CHECKING:
-    pass
 
 
 @app.command
@@ -339,7 +337,7 @@ def anatomy(
 
 @app.command(name="list")
 def list_(kind: str | None = None, /, *, store: StoreOption = STORE, json: JsonOption = False) -> int:
-    """List what there is: presets, runs, and the members of every kind of component.
+    """List what there is: presets, suites of metrics, runs, and the members of every kind of component.
 
     For example:
 
@@ -348,7 +346,7 @@ def list_(kind: str | None = None, /, *, store: StoreOption = STORE, json: JsonO
         moonbed list sampler
         moonbed list runs --json
     """
-    sections: dict[str, dict[str, str]] = {"presets": preset_changes()}
+    sections: dict[str, dict[str, str]] = {"presets": preset_changes(), "suites": suites()}
     sections |= {name.lower(): summaries(k) for name, k in all_kinds().items()}
     if kind is not None:
         plural = {name.rstrip("s"): name for name in [*sections, "runs"]}

@@ -36,6 +36,13 @@ def preset_changes() -> dict[str, str]:
     return dict(CHANGES)
 
 
+def suites() -> dict[str, str]:
+    """Name of a suite of metrics -> what is in it."""
+    from moonbed.metrics.suites import SUITES
+
+    return {name: ", ".join(dict.fromkeys(type(m).__name__ for m in suite)) for name, suite in SUITES.items()}
+
+
 def stored_runs(store: Path) -> dict[str, str]:
     """Id of a finished experiment -> what came of it."""
     from moonbed.experiments.store import Store
