@@ -283,6 +283,7 @@ def test_the_sentence_of_the_brief():
         "shifted by -0.0201 ± 0.0010 in y, inner moon 0.013 ± 0.002 too far in, arcs 6.2 ± 1.0 % too thin, "
         "outer moon 1.2 ± 0.3 points too heavy, 0.30 ± 0.10 % of points off the support"
     )
+    assert d.sentence(most=1) == "shifted by -0.0201 ± 0.0010 in y, and 4 more"
 
 
 def test_names_are_unique_and_lookups_say_what_is_known(found):

@@ -100,8 +100,8 @@ class Diagnosis:
         """What can be told from none at that family-wise level, the clearest first."""
         return sorted((e for e in self.estimates if e.p_holm < level), key=lambda e: -abs(e.z))
 
-    def sentence(self, level: float = 0.05) -> str:
-        """What is wrong, in words: only what is significant, with standard errors."""
+    def sentence(self, level: float = 0.05, most: int = 5) -> str:
+        """What is wrong, in words: the clearest `most` of what is significant, with standard errors, and how many more."""
         found = self.significant(level)
         if not found:
             return f"cannot be told from the exact law at n = {self.n:,}"
@@ -113,7 +113,8 @@ class Diagnosis:
                 arc = e.where.rpartition(" order ")[0]
                 along.add(arc)
                 parts.append(_along(arc, [o for o in self.estimates if o.name.startswith(f"density {arc} order ")]))
-        return ", ".join(parts)
+        more = [f"and {len(parts) - most} more"] if len(parts) > most else []
+        return ", ".join(parts[:most] + more)
 
 
 class Panel(Metric):
