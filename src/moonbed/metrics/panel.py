@@ -101,7 +101,7 @@ class Diagnosis:
         return sorted((e for e in self.estimates if e.p_holm < level), key=lambda e: -abs(e.z))
 
     def sentence(self, level: float = 0.05, most: int = 5) -> str:
-        """What is wrong, in words: the clearest `most` of what is significant, with standard errors, and how many more."""
+        """What is wrong in words, with standard errors: the clearest of what is significant, and how many more."""
         found = self.significant(level)
         if not found:
             return f"cannot be told from the exact law at n = {self.n:,}"
