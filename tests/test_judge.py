@@ -1,6 +1,7 @@
 """Anyone's samples: read, recognised, measured and doubted."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from moonbed.metrics.detection import N50
 from moonbed.metrics.kernels import KSD
 from moonbed.metrics.neighbours import Memorisation
 from moonbed.metrics.panel import Panel
+from moonbed.metrics.suites import SUITES
 from moonbed.metrics.two_sample import SlicedW1
 from moonbed.report.verdicts import judgement_json
 from moonbed.targets.boxes import Checkerboard
@@ -93,6 +95,13 @@ def test_infinite_samples_are_results(tmp_path):
     assert found.cells["off support"].values[0] >= 0.1
     assert found.cells["sliced W1"].p_value == 1 / 20
     assert "off the support" in found.sentence
+
+
+def test_the_fewest_points_that_are_taken_have_values_of_all_default_metrics(tmp_path):
+    """Where half of the points are too few there is no interval, and no crash."""
+    found = judged(points(10), metrics=SUITES["default"], store=tmp_path, draws=2)
+    assert found.cells["precision"].interval == (-math.inf, math.inf)
+    assert len(found.cells) == len(SUITES["default"]) - 1
 
 
 @pytest.mark.parametrize(

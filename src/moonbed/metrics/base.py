@@ -193,19 +193,27 @@ class Metric(Component):
         """Confidence interval around `value`, for what it would be on average over evaluation draws of this size.
 
         By random halves (see the module); a degenerate U-statistic of perfect samples gets a wider one than it needs.
-        (-inf, inf) where the value or that of a half is not finite.
+        (-inf, inf) where the value or that of a half is not finite, and where a half has too few points.
         """
-        halves = [2**self.growth * self(evaluation.half(k)) for k in range(HALVES)]
+        try:
+            halves = [2**self.growth * self(evaluation.half(k)) for k in range(HALVES)]
+        except MissingError:
+            return -math.inf, math.inf
         low, high = interval(halves, level) or (-math.inf, math.inf)
         half = (high - low) / 2 * math.sqrt(len(halves))
         if not (math.isfinite(value) and math.isfinite(half)):
             return -math.inf, math.inf
-        return max(self.least, value - half), value + half
+        return max(self.least, value - half), min(self.most, value + half)
 
     @property
     def least(self) -> float:
         """The least value that there can be, where an interval ends."""
         return -math.inf
+
+    @property
+    def most(self) -> float:
+        """The largest one."""
+        return math.inf
 
     def badness(self, value: float, centre: float) -> float:
         """The value turned so that less is better; `centre` is what perfect samples have on average."""

@@ -73,6 +73,7 @@ class LogDensityKS(Metric):
 
     needs: ClassVar[tuple[Need, ...]] = ("law",)
     least = 0.0
+    most = 1.0
 
     @property
     def label(self) -> str:

@@ -26,6 +26,7 @@ class Balls(Metric):
 
     k: Positive = 5
     least = 0.0
+    most = 1.0
 
     @property
     def lower_is_better(self) -> bool | None:

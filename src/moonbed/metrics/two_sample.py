@@ -173,6 +173,7 @@ class C2ST(Metric):
     repeats: Positive = 3
     splitter_seed: Annotated[int, Ge(0), Le(2**32 - 1)] | None = None
     least = 0.0
+    most = 1.0
 
     @property
     def lower_is_better(self) -> bool | None:
