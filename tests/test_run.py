@@ -540,3 +540,37 @@ def test_measure_takes_one_experiment_or_several(tmp_path):
     assert row.cells["sliced W1"].published is None
     with pytest.raises(SpecError, match="no suite"):
         measure({"x": SMALL}, metrics="nothing", store=tmp_path)
+
+
+def test_a_model_draws_more_than_its_samples_and_knows_its_density(tmp_path):
+    """What metrics may ask of a run: further samples from streams of their own, denoiser and density."""
+    from safetensors.torch import load
+
+    from moonbed.experiments.evaluate import denoiser_of, model_of
+    from moonbed.metrics.base import Model
+
+    experiment, store = tiny(), Store(tmp_path)
+    (result,) = run(experiment, metrics=METRICS, store=store, device="cpu")
+    weights = load(store.training(experiment.training).file("weights.safetensors"))
+    model = model_of(experiment, denoiser_of(experiment, weights, "cpu"), "cpu")
+    assert isinstance(model, Model)
+    ours = np.load(Path(result.folder) / "samples.npy")
+    first, again, other = model.sample(100, 0), model.sample(100, 0), model.sample(100, 1)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert not np.allclose(first.numpy(), ours)
+    y = experiment.training.target.sample(20, Rng(0).stream("y"))
+    assert torch.isfinite(model.log_prob(y)).all()
+    assert model.denoise(y, 1.0).shape == (20, 2)
+
+
+def test_metrics_that_ask_the_model_have_a_floor_without_draws(tmp_path):
+    from moonbed.metrics.model import Girsanov
+
+    metric = Girsanov(points=32, levels=4)
+    (row,) = measure({"a": tiny()}, metrics=[metric], draws=3, store=tmp_path, device="cpu")
+    cell = row.cells["Girsanov bound"]
+    assert (cell.floor.lo, cell.floor.hi) == (0, 0)
+    assert cell.p_value == 1 / (cell.floor.draws + 1)
+    assert cell.interval[0] < cell.values[0] < cell.interval[1]
+    assert {"sigma", "mean", "error"} == set(cell.details["score_error"])
