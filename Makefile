@@ -13,7 +13,7 @@ run: $(VENV)/.installed
 	$(BIN)/moonbed reproduce
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

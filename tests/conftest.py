@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from moonbed.cli import main
+
+# Tests run side by side: threads that wait for one another in every process would take the cores from all of them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture
@@ -19,3 +24,8 @@ def moonbed(capsys, monkeypatch, tmp_path):
         return end.value.code, out, err
 
     return call
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Quick tests first."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
