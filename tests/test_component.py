@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import subprocess
 import sys
 import types
@@ -395,7 +396,11 @@ def test_nan_and_infinity_are_refused(bad):
     assert set(problems(Engine.parse, {"type": "Petrol", "power": bad})) == {"power"}
 
 
-@pytest.mark.parametrize("bad", [math.nan, {"deep": [math.inf]}, {1, 2}, object(), b"x", {1: 2}], ids=repr)
+@pytest.mark.parametrize(
+    "bad",
+    [math.nan, {"deep": [math.inf]}, {1, 2}, object(), b"x", {1: 2}],
+    ids=lambda v: re.sub(" at 0x.*", "", repr(v)),
+)
 def test_what_is_no_json_is_refused_where_anything_goes(bad):
     assert set(problems(Car, name="a", extras={"x": bad})) == {"extras"}
 
