@@ -42,7 +42,7 @@ _DENOISER = "a law with a denoiser (law.denoise(x_t, alpha, sigma), its E[x_0 | 
 
 
 class KL(Mean):
-    """KL(law || model) of the probability flow, in nats, where both have the least noise of the model's schedule.
+    """Divergence KL(law || model) of the probability flow, in nats, at the least noise of the model's schedule.
 
     Mean of log p(y) - log q(y) over y = x_0 + sigma_min eps with fresh x_0 ~ law, p exact, q = `model.log_prob`:
     unbiased but for the solver. 0 is ideal; single terms, and so the value of a good model, can be negative. Not finite
