@@ -101,8 +101,11 @@ class Comparison:
         ask = f"about {self.more} more would" if self.more is not None else "more than 1,000 would be needed"
         return f"cannot tell yet whether {self.b} is better than {self.a}, {after}; {ask}"
 
-    def _named(self, labels: Sequence[str]) -> str:
-        return ", ".join(f"{k} (Holm p {self.differences[k].p_holm:.2g})" for k in labels)
+    def _named(self, labels: Sequence[str], most: int = 5) -> str:
+        """The clearest of these metrics, and how many more."""
+        clearest = sorted(labels, key=lambda label: self.differences[label].p_holm)
+        words = [f"{label} (Holm p {self.differences[label].p_holm:.2g})" for label in clearest[:most]]
+        return ", ".join(words + [f"and {len(labels) - most} more"] * (len(labels) > most))
 
 
 def looks(cap: int) -> list[int]:

@@ -44,7 +44,7 @@ def measured(cell: Cell) -> str:
     if "text" in cell.details:
         return str(cell.details["text"])
     mean, sd = spread(cell.values)
-    return number(mean) if sd is None else f"{number(mean)} ± {number(sd)}"
+    return number(mean) if sd is None or not math.isfinite(sd) else f"{number(mean)} ± {number(sd)}"
 
 
 def interval(cell: Cell) -> str:
