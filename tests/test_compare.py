@@ -70,8 +70,9 @@ def test_mixed():
     results = tuple(Result(r.experiment, "done", answers={**r.answers, cell.metric.id: Answer(0.3)}) for r in b.results)
     found = judge_difference(a, Row("B", "", results, b.cells))
     assert found.verdict == "mixed"
-    assert "better in sliced W1" in found.sentence
-    assert "worse in precision" in found.sentence
+    better, worse = found.sentence.split("better in ")[-1].split("; worse in ")
+    assert "sliced W1 (Holm p" in better
+    assert worse.startswith("precision (Holm p")
 
 
 def test_the_same_experiment_is_equivalent_to_itself():
