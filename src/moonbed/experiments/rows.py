@@ -49,7 +49,9 @@ class Cell:
     @property
     def interval(self) -> tuple[float, float] | None:
         """95 % interval: of the mean over seeds (Student's t), or over evaluation draws where there is one seed."""
-        return self.drawn if len(self.values) == 1 else interval(self.values)
+        if len(self.values) == 1 or (found := interval(self.values)) is None:
+            return self.drawn
+        return max(self.metric.least, found[0]), min(self.metric.most, found[1])
 
 
 @dataclass(frozen=True)
