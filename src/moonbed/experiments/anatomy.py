@@ -95,8 +95,10 @@ def anatomy(
     lacking = askable(target, metrics)
     asked = [metric for metric in metrics if metric.id not in lacking]
     learned = [
-        experiment.replace(**{"training.seed": experiment.training.seed + k} if seeds > 1 else {"seed": k})
-        for k in range(max(seeds, 1) if seeds > 1 else repeats)
+        experiment.replace(
+            **{"training.seed": experiment.training.seed + k} if seeds > 1 else {"seed": experiment.seed + k}
+        )
+        for k in range(seeds if seeds > 1 else repeats)
     ]
     capable = [e.replace(**{"training.objective.regression": ExactMean()}) for e in learned]
     results: dict[str, Result] = {}
