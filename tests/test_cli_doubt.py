@@ -1,5 +1,6 @@
 """`moonbed evaluate`, `compare` and `anatomy`, as they are written on a command line."""
 
+import csv
 import json
 import pickle
 import re
@@ -107,6 +108,25 @@ def test_a_pickle_is_never_opened(moonbed, tmp_path, capsys):
         assert (code, out) == (2, "")
         assert err.startswith("moonbed: ")
         assert "executed" not in err
+
+
+def test_every_table_comes_as_csv(moonbed, samples, tmp_path):
+    """The numbers of the JSON, with interval, floor and p-value."""
+    doubt = {"interval_lo", "interval_hi", "floor_lo", "floor_hi", "p_value"}
+    for words in (
+        ["evaluate", "x.npy", "--target", "TwoMoons"],
+        ["run", "ddpm", *TINY],
+        ["compare", "ddpm", "ema", *TINY, "--seeds", "2"],
+    ):
+        code, _, err = moonbed(*words, *CHEAP, "--csv", "out/table.csv", "--quiet")
+        assert code == 0, err
+        lines = list(csv.DictReader((tmp_path / "out" / "table.csv").open()))
+        assert [line["metric"] for line in lines] == ["sliced W1", "off support"]
+        assert doubt <= set(lines[0])
+        assert float(lines[0]["floor_lo"]) > 0
+    code, out, err = moonbed("evaluate", "x.npy", "--target", "TwoMoons", *CHEAP, "--csv", "/dev/null/x", "--quiet")
+    assert (code, out) == (2, "")
+    assert "cannot write /dev/null/x" in err
 
 
 def test_compare(moonbed):

@@ -30,6 +30,7 @@ JobsOption = Annotated[
     int | None, Parameter(help="Processes at once; one a core unless said. Results do not depend on it.")
 ]
 QuietOption = Annotated[bool, Parameter(negative="", help="No progress on standard error.")]
+CsvOption = Annotated[Path | None, Parameter(name="--csv", help="Write the table as CSV to this file as well.")]
 JsonOption = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON on standard output.")]
 STORE = Path(os.environ.get("MOONBED_STORE", "runs"))
 

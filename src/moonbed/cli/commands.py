@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from moonbed.cli.app import STORE, DeviceOption, JobsOption, JsonOption, QuietOption, StoreOption, app
+from moonbed.cli.app import STORE, CsvOption, DeviceOption, JobsOption, JsonOption, QuietOption, StoreOption, app
 from moonbed.cli.output import (
     escape,
     follow_runs,
@@ -23,6 +23,7 @@ from moonbed.cli.output import (
     show_member,
     status,
     write_rows,
+    write_text,
 )
 from moonbed.cli.parsing import (
     all_kinds,
@@ -60,6 +61,7 @@ def run(
     jobs: JobsOption = None,
     device: DeviceOption = "auto",
     store: StoreOption = STORE,
+    csv: CsvOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> int:
@@ -94,10 +96,16 @@ def run(
     at_least("--draws", draws, 1)
     where, jobs = Store(store), chosen_jobs(jobs)
 
+    if csv:
+        check_writable(csv.parent)
     wanted = {name: [experiment] for name, experiment in named.items()}
     results, failures = follow_runs(follow(wanted, questions, draws, where, device, jobs), quiet)
     found = {name: [results[e.id]] for name, e in named.items() if e.id in results}
     table = rows(found, questions, where, changes={}) if found else []
+    if csv and table:
+        from moonbed.report.tables import to_csv
+
+        write_text(csv, to_csv(table))
     print_rows(table, json)
     return status(table, failures)
 
@@ -177,6 +185,7 @@ def evaluate(
     draws: Annotated[int, Parameter(help="Exact draws for the floor of each metric.")] = 39,
     jobs: JobsOption = None,
     store: StoreOption = STORE,
+    csv: CsvOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> int:
@@ -192,7 +201,7 @@ def evaluate(
         moonbed evaluate samples.npz --key x --target EightGaussians --train data.npy
     """
     from moonbed.experiments.judge import Judgement, judge
-    from moonbed.report.verdicts import estimates_table, judgement_json, judgement_table
+    from moonbed.report.verdicts import estimates_table, judgement_csv, judgement_json, judgement_table
     from moonbed.targets import Target
 
     law = Target.parse(target)
@@ -204,12 +213,16 @@ def evaluate(
     at_least("--draws", draws, 1)
     if n is not None:
         at_least("--n", n, 1)
+    if csv:
+        check_writable(csv.parent)
     points = read_table(file, key)[:n]
     trained = None if train is None else read_table(train)
     options: dict[str, Any] = {"coordinates": coordinates, "train": trained, "draws": draws, "jobs": chosen_jobs(jobs)}
     events = judge(points, law, questions, store=str(store), **options)
     found, failures = last(((file.name, event) for event in events), quiet)
     if isinstance(found, Judgement):
+        if csv:
+            write_text(csv, judgement_csv(found))
         print_found(found, judgement_table, judgement_json, json)
         if not json and (estimates := estimates_table(found)):
             print_table(estimates)
@@ -242,6 +255,7 @@ def compare(
     jobs: JobsOption = None,
     device: DeviceOption = "auto",
     store: StoreOption = STORE,
+    csv: CsvOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> int:
@@ -259,13 +273,15 @@ def compare(
     from moonbed.experiments import compare as job
     from moonbed.experiments.named import find_experiment
     from moonbed.experiments.store import Store
-    from moonbed.report.verdicts import comparison_json, comparison_table
+    from moonbed.report.verdicts import comparison_csv, comparison_json, comparison_table
 
     where, questions = Store(store), chosen_metrics(metrics)
     at_least("--draws", draws, 2)
     for option, value, top in (("--level", level, 1.0), ("--margin", margin, float("inf"))):
         if not 0 < value < top:
             raise SpecError([(option, f"should lie between 0 and {top:g}, given {value:g}")])
+    if csv:
+        check_writable(csv.parent)
     arms = [(text, experiment) for text, experiment in (find_experiment(text, where) for text in (a, b))]
     arms = [(text, changed(experiment, budget, changes)) for text, experiment in arms]
     count = seeds if seeds is not None else 28 if until_decided else 5
@@ -273,6 +289,8 @@ def compare(
     options |= {"draws": draws, "store": where, "device": device, "jobs": chosen_jobs(jobs)}
     found, failures = last(job.compare(arms[0], arms[1], questions, **options), quiet)
     if isinstance(found, job.Comparison):
+        if csv:
+            write_text(csv, comparison_csv(found))
         print_found(found, comparison_table, comparison_json, json)
         return status(list(found.rows), failures)
     return status([], failures)
@@ -323,7 +341,7 @@ def anatomy(
     found, failures = last(job.anatomy(experiment, questions, **options), quiet)
     if isinstance(found, job.Anatomy):
         print_found(found, anatomy_table, anatomy_json, json)
-        (out / "anatomy.csv").write_text(anatomy_csv(found), encoding="utf-8")
+        write_text(out / "anatomy.csv", anatomy_csv(found))
         plots.save(plots.budget(found), out / "anatomy.png")
         written = ["anatomy.csv", "anatomy.png"]
         if found.score_error:

@@ -85,6 +85,13 @@ def print_table(table: Any) -> None:
     Console(width=max(console.width if console.is_terminal else 140, 60)).print(table)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all; `StoreError` where it cannot be written."""
+    from moonbed.experiments.store import Folder
+
+    Folder(path.parent).write(path.name, text.encode())
+
+
 def write_rows(table: Sequence[Row], out: Path, store: Any) -> list[str]:
     """Tables and pictures of a reproduction."""
     import io

@@ -182,11 +182,15 @@ def flat(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 def to_csv(rows: Sequence[Row]) -> str:
     """Long form: one line a row and metric."""
-    table = flat(rows)
+    return csv_text(flat(rows))
+
+
+def csv_text(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Lines with the same names as CSV, the names first."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(table[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, fieldnames=list(lines[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(table)
+    writer.writerows(lines)
     return text.getvalue()
 
 

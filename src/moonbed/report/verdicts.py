@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from typing import TYPE_CHECKING, Any
 
 from moonbed.metrics.significance import spread
-from moonbed.report.tables import cell_json, finite, floor, interval, jsonable, measured, number, within_floor
+from moonbed.report.tables import cell_json, csv_text, finite, floor, interval, jsonable, measured, number, within_floor
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -21,9 +19,11 @@ __all__ = [
     "anatomy_csv",
     "anatomy_json",
     "anatomy_table",
+    "comparison_csv",
     "comparison_json",
     "comparison_table",
     "estimates_table",
+    "judgement_csv",
     "judgement_json",
     "judgement_table",
 ]
@@ -90,6 +90,27 @@ def judgement_json(found: Judgement) -> dict[str, Any]:
     }
 
 
+def judgement_csv(found: Judgement) -> str:
+    """One line a metric."""
+    return csv_text(
+        [
+            {
+                "metric": label,
+                "value": cell.values[0],
+                **_ends(cell.interval),
+                "floor_mean": cell.floor and cell.floor.mean,
+                "floor_lo": cell.floor and cell.floor.lo,
+                "floor_hi": cell.floor and cell.floor.hi,
+                "floor_draws": cell.floor and cell.floor.draws,
+                "p_value": cell.p_value,
+                "n": found.n,
+                "sentence": found.sentence,
+            }
+            for label, cell in found.cells.items()
+        ]
+    )
+
+
 # Two experiments
 
 
@@ -154,6 +175,31 @@ def comparison_json(found: Comparison) -> dict[str, Any]:
     }
 
 
+def comparison_csv(found: Comparison) -> str:
+    """One line a metric."""
+    return csv_text(
+        [
+            {
+                "metric": label,
+                "verdict": d.verdict,
+                "a_mean": spread(d.a).mean,
+                "b_mean": spread(d.b).mean,
+                "difference": d.mean,
+                **_ends(d.interval),
+                "effect": d.effect,
+                "p_value": d.p,
+                "p_holm": d.p_holm,
+                "p_equivalent": d.p_equivalent,
+                "floor_lo": d.floor and d.floor.lo,
+                "floor_hi": d.floor and d.floor.hi,
+                "seeds": found.seeds,
+                "sentence": found.sentence,
+            }
+            for label, d in found.differences.items()
+        ]
+    )
+
+
 # The error budget
 
 
@@ -206,11 +252,16 @@ def anatomy_json(found: Anatomy) -> dict[str, Any]:
 
 def anatomy_csv(found: Anatomy) -> str:
     """Long form: one line a metric and part."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["metric", "part", "value", "interval_lo", "interval_hi", "n", "repeats", "seeds"])
-    for label, parts in found.parts.items():
-        for name, part in parts.items():
-            about = (found.experiment.n, found.repeats, found.seeds)
-            writer.writerow([label, name, part.value, *part.interval, *about])
-    return text.getvalue()
+    about = {"n": found.experiment.n, "repeats": found.repeats, "seeds": found.seeds}
+    return csv_text(
+        [
+            {"metric": label, "part": name, "value": part.value, **_ends(part.interval), **about}
+            for label, parts in found.parts.items()
+            for name, part in parts.items()
+        ]
+    )
+
+
+def _ends(interval: tuple[float, float] | None) -> dict[str, float | None]:
+    low, high = interval or (None, None)
+    return {"interval_lo": low, "interval_hi": high}
