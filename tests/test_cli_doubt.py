@@ -126,7 +126,7 @@ def test_every_table_comes_as_csv(moonbed, samples, tmp_path):
         assert float(lines[0]["floor_lo"]) > 0
     code, out, err = moonbed("evaluate", "x.npy", "--target", "TwoMoons", *CHEAP, "--csv", "/dev/null/x", "--quiet")
     assert (code, out) == (2, "")
-    assert "cannot write /dev/null/x" in err
+    assert "cannot write /dev/null" in err
 
 
 def test_compare(moonbed):
