@@ -1,0 +1,218 @@
+"""The commands that pass judgement: on anyone's samples, on two experiments, on the causes of an error."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from moonbed.cli.app import STORE, CsvOption, DeviceOption, JobsOption, JsonOption, QuietOption, StoreOption, app
+from moonbed.cli.output import (
+    last,
+    print_found,
+    print_table,
+    say,
+    status,
+    write_text,
+)
+from moonbed.cli.parsing import (
+    at_least,
+    changed,
+    check_writable,
+    chosen_jobs,
+    chosen_metrics,
+    read_table,
+)
+from moonbed.component import SpecError, parse_overrides
+
+
+@app.command
+def evaluate(
+    file: Path,
+    /,
+    *changes: str,
+    target: Annotated[str, Parameter(help="The law that the samples should have, by name or as JSON.")],
+    coordinates: Annotated[
+        str,
+        Parameter(
+            help="own: as the target is described; standardised: its mean taken off, divided by its scale; "
+            "auto: what they clearly are, which is said."
+        ),
+    ] = "auto",
+    key: Annotated[str | None, Parameter(help="Name of the array, in a file with several.")] = None,
+    train: Annotated[
+        Path | None, Parameter(help="File with the training points, in the same coordinates: how near are copies?")
+    ] = None,
+    n: Annotated[int | None, Parameter(name="--n", help="Only the first so many points.")] = None,
+    metrics: Annotated[str, Parameter(help="Suites or metrics, by name, with commas between them.")] = "default",
+    draws: Annotated[int, Parameter(help="Exact draws for the floor of each metric.")] = 39,
+    jobs: JobsOption = None,
+    store: StoreOption = STORE,
+    csv: CsvOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> int:
+    """Hold anyone's samples (.npy, .npz, .csv, .tsv, .txt, .pt, .safetensors) against an exact law.
+
+    Every value comes with its interval, its floor and its p-value, and with what is wrong in words. Changes are fields
+    of the target, `name=value`. Floors are kept in the store, by target, metric and n.
+
+    For example:
+
+        moonbed evaluate samples.npy --target TwoMoons
+        moonbed evaluate samples.csv --target TwoMoons noise=0.1 --coordinates own --json
+        moonbed evaluate samples.npz --key x --target EightGaussians --train data.npy
+    """
+    from moonbed.experiments.judge import Judgement, judge
+    from moonbed.report.verdicts import estimates_table, judgement_csv, judgement_json, judgement_table
+    from moonbed.targets import Target
+
+    law = Target.parse(target)
+    combinations = parse_overrides(changes)
+    if len(combinations) > 1:
+        raise SpecError([("", "one target at a time; give one value a field")])
+    law = law.replace(**combinations[0])
+    questions = chosen_metrics(metrics)
+    at_least("--draws", draws, 1)
+    if n is not None:
+        at_least("--n", n, 1)
+    if csv:
+        check_writable(csv.parent)
+    points = read_table(file, key)[:n]
+    trained = None if train is None else read_table(train)
+    options: dict[str, Any] = {"coordinates": coordinates, "train": trained, "draws": draws, "jobs": chosen_jobs(jobs)}
+    events = judge(points, law, questions, store=str(store), **options)
+    found, failures = last(((file.name, event) for event in events), quiet)
+    if isinstance(found, Judgement):
+        if csv:
+            write_text(csv, judgement_csv(found))
+        print_found(found, judgement_table, judgement_json, json)
+        if not json and (estimates := estimates_table(found)):
+            print_table(estimates)
+        if coordinates == "auto" and not (quiet or json):
+            say(f"[dim]likelier in {found.coordinates} coordinates; --coordinates says others[/]")
+    return status([], failures)
+
+
+@app.command
+def compare(
+    a: str,
+    b: str,
+    /,
+    *changes: str,
+    seeds: Annotated[
+        int | None, Parameter(help="Paired seeds; with --until-decided the most. 5, or 28, unless said.")
+    ] = None,
+    until_decided: Annotated[
+        bool, Parameter(negative="", help="Add seeds until there is a verdict, at a level that the looks share.")
+    ] = False,
+    level: Annotated[float, Parameter(help="Chance of a false verdict, over all metrics.")] = 0.05,
+    margin: Annotated[
+        float, Parameter(help="What counts as equivalent: a difference below so many sd of a pair's.")
+    ] = 1.0,
+    budget: Annotated[
+        str | None, Parameter(help="quick or paper; the configurations' own numbers unless said.")
+    ] = None,
+    metrics: Annotated[str, Parameter(help="Suites or metrics, by name, with commas between them.")] = "default",
+    draws: Annotated[int, Parameter(help="Exact draws for the floor of each metric.")] = 39,
+    jobs: JobsOption = None,
+    device: DeviceOption = "auto",
+    store: StoreOption = STORE,
+    csv: CsvOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> int:
+    """Is B better than A? Both run with the same seeds; the verdict is better, worse, equivalent or cannot tell yet.
+
+    A and B are presets, `file.py:name` or ids of runs, with changes of their own behind them in quotes; further
+    changes, `name=value`, are made to both.
+
+    For example:
+
+        moonbed compare ddpm ema --budget quick --seeds 5
+        moonbed compare cosine "cosine sampler=DDIM sampler.steps=50" training.steps=2000 --until-decided
+        moonbed compare residual my_idea.py --json
+    """
+    from moonbed.experiments import compare as job
+    from moonbed.experiments.named import find_experiment
+    from moonbed.experiments.store import Store
+    from moonbed.report.verdicts import comparison_csv, comparison_json, comparison_table
+
+    where, questions = Store(store), chosen_metrics(metrics)
+    at_least("--draws", draws, 2)
+    for option, value, top in (("--level", level, 1.0), ("--margin", margin, float("inf"))):
+        if not 0 < value < top:
+            raise SpecError([(option, f"should lie between 0 and {top:g}, given {value:g}")])
+    if csv:
+        check_writable(csv.parent)
+    arms = [(text, experiment) for text, experiment in (find_experiment(text, where) for text in (a, b))]
+    arms = [(text, changed(experiment, budget, changes)) for text, experiment in arms]
+    count = seeds if seeds is not None else 28 if until_decided else 5
+    options: dict[str, Any] = {"seeds": count, "until_decided": until_decided, "level": level, "margin": margin}
+    options |= {"draws": draws, "store": where, "device": device, "jobs": chosen_jobs(jobs)}
+    found, failures = last(job.compare(arms[0], arms[1], questions, **options), quiet)
+    if isinstance(found, job.Comparison):
+        if csv:
+            write_text(csv, comparison_csv(found))
+        print_found(found, comparison_table, comparison_json, json)
+        return status(list(found.rows), failures)
+    return status([], failures)
+
+
+@app.command
+def anatomy(
+    what: str,
+    /,
+    *changes: str,
+    repeats: Annotated[int, Parameter(help="Draws of samples from the trained weights.")] = 5,
+    seeds: Annotated[int, Parameter(help="Trainings from so many seeds instead, one draw each.")] = 1,
+    budget: Annotated[
+        str | None, Parameter(help="quick or paper; the configuration's own numbers unless said.")
+    ] = None,
+    metrics: Annotated[str, Parameter(help="Suites or metrics, by name, with commas between them.")] = "anatomy",
+    draws: Annotated[int, Parameter(help="Exact draws for the floor of each metric.")] = 39,
+    out: Annotated[Path, Parameter(help="Folder for table and picture.")] = Path("anatomy"),
+    jobs: JobsOption = None,
+    device: DeviceOption = "auto",
+    store: StoreOption = STORE,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> int:
+    """Split the error of a run into its causes: floor, sampler, capacity, estimation.
+
+    Give the id of a run (`moonbed list runs`), a preset or a file.py:name; changes are written `name=value`.
+
+    For example:
+
+        moonbed anatomy 5bf198d9
+        moonbed anatomy residual --budget quick --json
+        moonbed anatomy ema training.steps=2000 n=1000 --seeds 5
+    """
+    from moonbed.experiments import anatomy as job
+    from moonbed.experiments.named import find_experiment
+    from moonbed.experiments.store import Store
+    from moonbed.report import plots
+    from moonbed.report.verdicts import anatomy_csv, anatomy_json, anatomy_table
+
+    where, questions = Store(store), chosen_metrics(metrics)
+    at_least("--draws", draws, 2)
+    at_least("--seeds", seeds, 1)
+    experiment = changed(find_experiment(what, where)[1], budget, changes)
+    check_writable(out)
+    options: dict[str, Any] = {"repeats": repeats, "seeds": seeds, "draws": draws}
+    options |= {"store": where, "device": device, "jobs": chosen_jobs(jobs)}
+    found, failures = last(job.anatomy(experiment, questions, **options), quiet)
+    if isinstance(found, job.Anatomy):
+        print_found(found, anatomy_table, anatomy_json, json)
+        write_text(out / "anatomy.csv", anatomy_csv(found))
+        plots.save(plots.budget(found), out / "anatomy.png")
+        written = ["anatomy.csv", "anatomy.png"]
+        if found.score_error:
+            title = "Score error: the integral over log sigma is Girsanov's bound"
+            plots.save(plots.score_errors(title, found.score_error), out / "score_error.png")
+            written.append("score_error.png")
+        if not (json or quiet):
+            say(f"{', '.join(written)} in {out}{os.sep}")
+    return status([], failures)
