@@ -18,9 +18,9 @@ weights as they are, or over trainings from several seeds.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from moonbed._lazy import lazy_import
 from moonbed.component import SpecError, digest
@@ -69,6 +69,9 @@ class Anatomy:
     score_error: Mapping[str, Mapping[str, Sequence[float]]]
 
 
+Event: TypeAlias = "tuple[str, Progress | Failure]"
+
+
 def anatomy(
     experiment: Experiment,
     metrics: Sequence[Metric],
@@ -101,27 +104,9 @@ def anatomy(
         for k in range(seeds if seeds > 1 else repeats)
     ]
     capable = [e.replace(**{"training.objective.regression": ExactMean()}) for e in learned]
-    results: dict[str, Result] = {}
-    for group, event in execute([*learned, *capable], asked, where, device, jobs, doubt=False):
-        about = "capacity" if group[0] in capable else "model"
-        if isinstance(event, Result):
-            if event.status != "done":
-                yield about, Failure(f"{event.experiment.training.id}: {event.message}")
-                return
-            results[event.experiment.id] = event
-        else:
-            yield about, event
-            if isinstance(event, Failure):
-                return
-    files = files_of([experiment, *asked])
-    tasks = [Task(_exact, (e.spec(), [m.spec() for m in asked], str(where.root)), files) for e in learned]
-    exact: dict[int, Mapping[str, float]] = {}
-    for index, event in run_tasks(tasks, jobs):
-        if isinstance(event, Progress | Failure):
-            yield f"exact denoiser, repeat {index + 1}" if len(tasks) > 1 else "exact denoiser", event
-        else:
-            exact[index] = event
-    if len(exact) < len(tasks):
+    results = yield from _trained(learned, capable, asked, where, device, jobs)
+    exact = (yield from _exactly(learned, asked, where, jobs)) if results else None
+    if results is None or exact is None:
         return
     for event in draw_floors(target, asked, experiment.n, draws, where, jobs):
         yield "floor", event
@@ -141,6 +126,43 @@ def anatomy(
         if "score_error" in answer.details
     }
     yield "anatomy", Anatomy(experiment, len(learned), seeds, {k: _parts(v) for k, v in values.items()}, values, curves)
+
+
+def _trained(
+    learned: Sequence[Experiment],
+    capable: Sequence[Experiment],
+    metrics: Sequence[Metric],
+    store: Store,
+    device: str,
+    jobs: int,
+) -> Generator[Event, None, dict[str, Result] | None]:
+    """Run what has a network; results by the id of the experiment, None after a failure, which was yielded."""
+    results: dict[str, Result] = {}
+    for group, event in execute([*learned, *capable], metrics, store, device, jobs, doubt=False):
+        about = "capacity" if group[0] in capable else "model"
+        if not isinstance(event, Result):
+            yield about, event
+        elif event.status == "done":
+            results[event.experiment.id] = event
+        else:
+            yield about, Failure(f"{event.experiment.training.id}: {event.message}")
+    return results if len(results) == len({e.id for e in [*learned, *capable]}) else None
+
+
+def _exactly(
+    experiments: Sequence[Experiment], metrics: Sequence[Metric], store: Store, jobs: int
+) -> Generator[Event, None, list[Mapping[str, float]] | None]:
+    """Values of the exact denoiser in the place of each network; None after a failure, which was yielded."""
+    files = files_of([*experiments, *metrics])
+    questions = [metric.spec() for metric in metrics]
+    tasks = [Task(_exact, (e.spec(), questions, str(store.root)), files) for e in experiments]
+    found: dict[int, Mapping[str, float]] = {}
+    for index, event in run_tasks(tasks, jobs):
+        if isinstance(event, Progress | Failure):
+            yield f"exact denoiser, repeat {index + 1}", event
+        else:
+            found[index] = event
+    return [found[k] for k in range(len(tasks))] if len(found) == len(tasks) else None
 
 
 def _parts(values: Mapping[str, Sequence[float]]) -> dict[str, Part]:
