@@ -197,6 +197,9 @@ def test_budget_and_protocol(moonbed, monkeypatch):
 def test_metrics_by_name_and_suite(moonbed):
     _, out, _ = moonbed("run", "ddpm", *TINY, *CHEAP[2:], "--metrics", "Energy, SlicedW1,Energy", "--json")
     assert list(json.loads(out)[0]["metrics"]) == [Energy().label, SlicedW1().label]
+    words = ["--metrics", 'Energy,{"type": "SlicedW1", "directions": 8}', "--json"]
+    _, out, _ = moonbed("run", "ddpm", *TINY, *CHEAP[2:], *words)
+    assert list(json.loads(out)[0]["metrics"]) == [Energy().label, SlicedW1().label]
     _, out, _ = moonbed("run", "ddpm", *TINY, *CHEAP[2:], "--metrics", "default", "--json")
     assert len(json.loads(out)[0]["metrics"]) == len(SUITES["default"])
 
@@ -231,6 +234,10 @@ MISTAKES = [
     (["run", "ddpm", "training.batch=60000"], "batch: should be at most points (50000), given 60000"),
     (["run", "ddpm", "--metrics", "SlicedW2"], "--metrics: no such name 'SlicedW2'; did you mean 'SlicedW1'?"),
     (["run", "ddpm", "--metrics", "defaul"], "did you mean 'default'?"),
+    (
+        ["run", "ddpm", "--metrics", '{"type": "KSD", "bandwidht": [1]}'],
+        "KSD has no such field; did you mean 'bandwidths'",
+    ),
     (["run", "ddpm", "--protocol", "publised"], "--protocol: no such name 'publised'; did you mean 'published'?"),
     (["run", "ddpm", "--budget", "papr"], "--budget: no such name 'papr'; did you mean 'paper'?"),
     (["run", "ddpm", "--draws", "0"], "--draws: should be at least 1, given 0"),

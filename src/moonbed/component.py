@@ -52,6 +52,7 @@ __all__ = [
     "members",
     "nearest",
     "parse_overrides",
+    "split_values",
 ]
 
 Positive = Annotated[int, Gt(0)]
@@ -238,7 +239,7 @@ def parse_overrides(words: Iterable[str]) -> list[dict[str, Any]]:
     out: list[dict[str, Any]] = [{}]
     for word in words:
         name, equals, text = word.partition("=")
-        values = _split(text)
+        values = split_values(text)
         if not (equals and name and all(values)):
             raise SpecError([(word, "write name=value, or name=value,value to sweep")])
         if name in out[0]:
@@ -247,7 +248,8 @@ def parse_overrides(words: Iterable[str]) -> list[dict[str, Any]]:
     return out
 
 
-def _split(text: str) -> list[str]:
+def split_values(text: str) -> list[str]:
+    """The parts between commas; those inside brackets, braces or quotes do not separate."""
     parts, depth = [""], 0
     for piece in re.findall(r'"(?:\\.|[^"\\])*"|.', text, re.DOTALL):  # a quoted text is one piece
         depth += piece in ("[", "{", "(")

@@ -47,7 +47,8 @@ def run(
         str, Parameter(help="default: iid from the exact law; published: the write-up's own data.")
     ] = "default",
     metrics: Annotated[
-        str | None, Parameter(help="Suites or metrics, by name, with commas between them; the protocol's unless said.")
+        str | None,
+        Parameter(help="Suites or metrics, by name or as JSON, with commas between them; the protocol's unless said."),
     ] = None,
     budget: Annotated[
         str | None, Parameter(help="quick or paper; the configuration's own numbers unless said.")

@@ -46,7 +46,9 @@ def evaluate(
         Path | None, Parameter(help="File with the training points, in the same coordinates: how near are copies?")
     ] = None,
     n: Annotated[int | None, Parameter(name="--n", help="Only the first so many points.")] = None,
-    metrics: Annotated[str, Parameter(help="Suites or metrics, by name, with commas between them.")] = "default",
+    metrics: Annotated[
+        str, Parameter(help="Suites or metrics, by name or as JSON, with commas between them.")
+    ] = "default",
     draws: Annotated[int, Parameter(help="Exact draws for the floor of each metric.")] = 39,
     jobs: JobsOption = None,
     store: StoreOption = STORE,
@@ -115,7 +117,9 @@ def compare(
     budget: Annotated[
         str | None, Parameter(help="quick or paper; the configurations' own numbers unless said.")
     ] = None,
-    metrics: Annotated[str, Parameter(help="Suites or metrics, by name, with commas between them.")] = "default",
+    metrics: Annotated[
+        str, Parameter(help="Suites or metrics, by name or as JSON, with commas between them.")
+    ] = "default",
     draws: Annotated[int, Parameter(help="Exact draws for the floor of each metric.")] = 39,
     jobs: JobsOption = None,
     device: DeviceOption = "auto",
@@ -171,7 +175,9 @@ def anatomy(
     budget: Annotated[
         str | None, Parameter(help="quick or paper; the configuration's own numbers unless said.")
     ] = None,
-    metrics: Annotated[str, Parameter(help="Suites or metrics, by name, with commas between them.")] = "anatomy",
+    metrics: Annotated[
+        str, Parameter(help="Suites or metrics, by name or as JSON, with commas between them.")
+    ] = "anatomy",
     draws: Annotated[int, Parameter(help="Exact draws for the floor of each metric.")] = 39,
     out: Annotated[Path, Parameter(help="Folder for table and picture.")] = Path("anatomy"),
     jobs: JobsOption = None,

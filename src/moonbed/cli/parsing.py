@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moonbed.component import Component, SpecError, kinds, members, nearest, parse_overrides
+from moonbed.component import Component, SpecError, kinds, members, nearest, parse_overrides, split_values
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,23 +84,19 @@ def read_table(path: Path, key: str | None = None) -> np.ndarray:
 
 
 def chosen_metrics(text: str) -> tuple[Metric, ...]:
-    """Metrics from names of suites and of metrics."""
+    """Metrics from names of suites, names of metrics, and metrics as JSON, with commas between them."""
     from moonbed.metrics import Metric
     from moonbed.metrics.suites import SUITES
 
     out: dict[str, Metric] = {}
-    for name in (part.strip() for part in text.split(",")):
-        for metric in SUITES.get(name) or (chosen_metric(name, [*SUITES, *members(Metric)]),):
-            out[metric.id] = metric
+    for name in split_values(text):
+        if not name.startswith("{"):
+            one_of("--metrics", name, [*SUITES, *members(Metric)])
+        try:
+            out |= {metric.id: metric for metric in SUITES.get(name) or (Metric.parse(name),)}
+        except SpecError as error:
+            raise SpecError([(f"--metrics {place}".strip(), message) for place, message in error.problems]) from None
     return tuple(out.values())
-
-
-def chosen_metric(name: str, known: Sequence[str]) -> Metric:
-    """A metric by its name."""
-    from moonbed.metrics import Metric
-
-    one_of("--metrics", name, known)
-    return Metric.parse(name)
 
 
 def one_of(option: str, value: str, known: Iterable[str]) -> str:
