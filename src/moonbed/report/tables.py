@@ -34,7 +34,9 @@ def number(value: float | None) -> str:
         return "–"
     if not math.isfinite(value):
         return "∞" if value == math.inf else "not finite"
-    return f"{value:.3g}" if abs(value) >= 1000 or 0 <= abs(value) < 5e-4 else f"{value:.4f}"
+    if 1000 <= abs(value) < 1e6:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if abs(value) >= 1e6 or abs(value) < 5e-4 else f"{value:.4f}"
 
 
 def measured(cell: Cell) -> str:
