@@ -81,6 +81,7 @@ def overview(title: str, target: Any, rows: Sequence[tuple[str, Any]]) -> Figure
 
 
 PARTS = {"sampler": "#56B4E9", "capacity": "#E69F00", "estimation": "#009E73", "total": "#999999"}
+LINKS = {"capacity": "trained on the exact target", "estimation": "as it was trained"}
 
 
 def budget(found: Anatomy) -> Figure:
@@ -117,12 +118,12 @@ def score_errors(title: str, curves: Mapping[str, Mapping[str, Sequence[float]]]
     figure = Figure(figsize=(5.2, 3.4), layout="constrained")
     axes = figure.subplots()
     for name, curve in curves.items():
-        mean = list(curve["mean"])
-        low, high = ([max(m + k * e, 1e-12) for m, e in zip(mean, curve["error"], strict=True)] for k in (-1.96, 1.96))
-        colour = PARTS.get(name)
-        axes.plot(curve["sigma"], mean, color=colour, label=name)
-        axes.fill_between(curve["sigma"], low, high, color=colour, alpha=0.3, linewidth=0)
-    axes.set(xscale="log", yscale="log", xlabel="sigma/alpha", ylabel="E |D* - D|²/sigma²  (nats a unit of log sigma)")
+        mean, doubt = list(curve["mean"]), [1.96 * e for e in curve["error"]]
+        low = [max(m - d, m / 10) for m, d in zip(mean, doubt, strict=True)]  # a logarithm has no place for 0
+        high = [m + d for m, d in zip(mean, doubt, strict=True)]
+        axes.plot(curve["sigma"], mean, color=PARTS.get(name), label=LINKS.get(name, name))
+        axes.fill_between(curve["sigma"], low, high, color=PARTS.get(name), alpha=0.3, linewidth=0)
+    axes.set(xscale="log", yscale="log", xlabel="sigma/alpha", ylabel="E |D* - D|²/sigma²\nnats a unit of log sigma")
     axes.legend(fontsize=8)
     axes.set_title(title, fontsize=10)
     return figure
