@@ -14,14 +14,15 @@ from scipy.spatial.distance import cdist
 from scipy.stats import halfnorm, kstest, kstwo, norm, wasserstein_distance
 
 from moonbed.component import SpecError, members
-from moonbed.metrics import Evaluation, Metric, MissingError, kernels
+from moonbed.metrics import Evaluation, Metric, MissingError, kernels, transport
 from moonbed.metrics.density import NLL, Exploded, LogDensityKS, ModeWeights, OffSupport
 from moonbed.metrics.kernels import KSD, MMDAggregated
 from moonbed.metrics.law import known
 from moonbed.metrics.neighbours import Coverage, Memorisation, Precision
 from moonbed.metrics.panel import Panel
 from moonbed.metrics.suites import SUITES
-from moonbed.metrics.transport import W1, W2
+from moonbed.metrics.transport import W1, W2, SlicedW1Law
+from moonbed.metrics.two_sample import SlicedW1
 from moonbed.rng import Rng
 from moonbed.targets.boxes import Checkerboard
 from moonbed.targets.mixtures import EightGaussians
@@ -184,6 +185,30 @@ def test_transport_takes_some_points_of_many():
     assert few == value(W2(points=50), x, None, y)
     assert few != value(W2(points=50), x, None, y, seed=1)
     assert few > value(W2(points=300), x, None, y) == value(W2(), x, None, y)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_sliced_w1_to_the_law_of_a_shift_is_the_projected_shift(dim):
+    """Of N(0, I) and its evenly spread draws moved by d: mean over directions of |<u, d>|."""
+    from moonbed.targets.lifted import Lifted
+
+    law = LAW if dim == 2 else Lifted(dim=3)
+    ours = known(law)
+    d = np.array([0.3, -0.4, 0.5][:dim])
+    directions, _ = transport._quantiles(ours, 64)
+    got = value(SlicedW1Law(), ours.draws + d, law=law)
+    assert got == pytest.approx(np.abs(directions @ d).mean(), rel=1e-3)
+    assert value(SlicedW1Law(), ours.draws, law=law) < 1e-9
+
+
+def test_sliced_w1_to_the_law_agrees_with_many_points_and_has_less_noise():
+    x, many = defective("shift .02", 4000, 1), LAW.sample(60_000, Rng(3).stream("many")).numpy()
+    assert value(SlicedW1Law(), x) == pytest.approx(value(SlicedW1(), x, reference=many), abs=0.004)
+    one, two = (
+        [value(metric, defective("none", 500, s), seed=s) for s in range(40)]
+        for metric in (SlicedW1Law(), SlicedW1(directions=64))
+    )
+    assert 0.55 < np.mean(one) / np.mean(two) < 0.85  # 1/sqrt 2
 
 
 def test_memorisation():

@@ -1,20 +1,29 @@
-"""Exact transport: the least cost of moving the samples onto as many points of the law, by POT's network simplex."""
+"""Transport: the least cost of moving the samples onto the law.
+
+In the plane it is solved exactly between the samples and as many points, by POT's network simplex. On a line it is the
+area between two distribution functions, and the law's own quantiles take the place of the points: along each of many
+directions, from a table of 32,768 evenly spread draws whose own distance to the law is a few parts in 10,000.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal
+from functools import lru_cache
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from moonbed._lazy import lazy_import
 from moonbed.component import Positive
-from moonbed.metrics.base import Evaluation, Metric, MissingError
+from moonbed.metrics.base import Evaluation, Metric, MissingError, Need
+from moonbed.metrics.law import KnownLaw
+from moonbed.metrics.two_sample import quantile_steps
+from moonbed.rng import Rng
 
 if TYPE_CHECKING:
     import numpy as np
 else:
     np = lazy_import("numpy")
 
-__all__ = ["W1", "W2"]
+__all__ = ["W1", "W2", "SlicedW1Law"]
 
 
 class W1(Metric):
@@ -48,6 +57,48 @@ class W2(Metric):
 
     def __call__(self, evaluation: Evaluation) -> float:
         return math.sqrt(_transport(evaluation, self.points, "sqeuclidean"))
+
+
+class SlicedW1Law(Metric):
+    """Mean over directions of the Wasserstein-1 distance between the projected samples and the projected law.
+
+    One-sample: no reference adds its noise, so the floor is about 0.7 of that of `SlicedW1`. Directions are evenly
+    spaced in the plane, else fixed random ones; the value does not depend on a draw. Units of x, never negative, biased
+    up by O(1/sqrt n). O(directions (n log n + 32,768)), 0.05 s at n = 5,000, memory the same. Blind to the width of the
+    noise, and to a few points between the modes. Infinite samples make it infinite; NaN: NaN.
+    Source: Bonneel et al., Sliced and Radon Wasserstein barycenters, 2015.
+    """
+
+    needs: ClassVar[tuple[Need, ...]] = ("law",)
+    directions: Positive = 64
+    least = 0.0
+
+    @property
+    def label(self) -> str:
+        return "sliced W1 to law"
+
+    def __call__(self, evaluation: Evaluation) -> float:
+        law, x = self.need(evaluation), evaluation.samples
+        if np.isnan(x).any():
+            return math.nan
+        if (np.abs(x) > 1e150).any():
+            return math.inf
+        directions, quantiles = _quantiles(law, self.directions)
+        width, i, j = quantile_steps(len(x), quantiles.shape[1])
+        distances = [np.abs(np.sort(x @ u)[i] - q[j]) @ width for u, q in zip(directions, quantiles, strict=True)]
+        return math.fsum(distances) / self.directions
+
+
+@lru_cache(16)
+def _quantiles(law: KnownLaw, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Directions (count, dim), and the projections (count, N) of evenly spread draws of the law, in order."""
+    if law.dim == 2:
+        angle = np.pi * (np.arange(count) + 0.5) / count
+        directions = np.column_stack([np.cos(angle), np.sin(angle)])
+    else:
+        directions = Rng(0).stream("metrics", "directions").numpy().normal(size=(count, law.dim))
+        directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    return directions, np.sort(directions @ law.draws.T, axis=1)
 
 
 def _transport(evaluation: Evaluation, points: int, cost: Literal["euclidean", "sqeuclidean"]) -> float:

@@ -138,7 +138,7 @@ class SlicedW1(Metric):
         x, y = evaluation.samples, evaluation.reference
         u = evaluation.stream("sliced W1").numpy().normal(size=(self.directions, x.shape[1]))
         u /= np.linalg.norm(u, axis=1, keepdims=True)
-        width, i, j = _quantile_steps(len(x), len(y))
+        width, i, j = quantile_steps(len(x), len(y))
         distances = [np.abs(np.sort(x @ v)[i] - np.sort(y @ v)[j]) @ width for v in u]
         return math.fsum(distances) / self.directions
 
@@ -349,7 +349,7 @@ def _g_sum(x: np.ndarray, x_norm: np.ndarray, others: tuple[np.ndarray, np.ndarr
     return -2 * math.fsum(sums)
 
 
-def _quantile_steps(n: int, m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def quantile_steps(n: int, m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Steps of the two empirical quantile functions together: (width, index into n sorted, index into m sorted)."""
     ends = np.union1d(np.arange(1, n + 1) * m, np.arange(1, m + 1) * n)  # in units of 1/(n m), exact
     starts = np.concatenate([[0], ends[:-1]])
