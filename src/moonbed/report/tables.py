@@ -36,6 +36,8 @@ def number(value: float | None) -> str:
         return "∞" if value == math.inf else "not finite"
     if 1000 <= abs(value) < 1e6:
         return f"{value:,.0f}"
+    if abs(value) < 1e-15:
+        return "0"  # what is left of it is rounding
     return f"{value:.3g}" if abs(value) >= 1e6 or abs(value) < 5e-4 else f"{value:.4f}"
 
 
