@@ -216,8 +216,13 @@ def _overall(verdicts: Sequence[Verdict]) -> Verdict:
 
 
 def _more(differences: Mapping[str, Difference], level: float, margin: float, count: int) -> int | None:
-    """Further seeds after which a difference of the size seen would be significant, or all equivalent, in 80 %."""
-    effects = [d.effect for d in differences.values()]
+    """Further seeds after which a difference of the size seen would be significant, or all equivalent, in 80 %.
+
+    Effects over few seeds come out too large: they are shrunk by Hedges' factor (Distribution Theory for Glass's
+    Estimator of Effect Size, 1981), to nothing for two seeds.
+    """
+    shrink = 1 - 3 / (4 * (count - 1) - 1)
+    effects = [shrink * d.effect if shrink else 0.0 for d in differences.values()]
     sharp = min((seeds_for_difference(e, level / len(effects)) for e in effects), default=math.inf)
     same = max((seeds_for_equivalence(e, margin, level) for e in effects), default=math.inf)
     needed = min(sharp, same)
