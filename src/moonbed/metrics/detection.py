@@ -29,7 +29,7 @@ else:
 __all__ = ["N50"]
 
 _ORDERS = 64  # random orders behind a power: its standard error is at most 0.06
-_LEAST = 4  # samples
+_LEAST = 4  # samples; where half of the sets of so few are rejected, N50 is this or less
 _CLEAR = 8.0  # with a z above it the samples at hand are enough, without a second look at the same null
 
 
@@ -42,8 +42,7 @@ class N50(Metric):
     error 1, to first order. Cost: that of the panel on the pool, and 64 sums over it: 0.2 s for 5,000 samples.
     Blind to what the panel is blind to: copies of training points, wiggles finer than the fourth polynomial along an
     arc. Its floor is drawn without further samples, which can only make p larger.
-    Source: Rao 1948 for the test; sample size for a power of one half as in Lopez-Paz and Oquab, Revisiting classifier
-    two-sample tests, 2017.
+    Source: Rao 1948 for the test; the number of samples at which its power is one half is our own measure.
     """
 
     needs: ClassVar[tuple[Need, ...]] = ("law",)
@@ -72,7 +71,8 @@ class N50(Metric):
 
     def details(self, evaluation: Evaluation) -> dict[str, Any]:
         found = self._found(evaluation)
-        return {"n_max": found.pool, "text": f"> {found.pool:,}" if math.isinf(found.n50) else f"{found.n50:,.0f}"}
+        text = f"> {found.pool:,}" if math.isinf(found.n50) else f"{'≤ ' * (found.n50 <= _LEAST)}{found.n50:,.0f}"
+        return {"n_max": found.pool, "text": text}
 
     def _found(self, evaluation: Evaluation) -> _Found:
         return evaluation.once(("N50", self.id), lambda: self._measure(evaluation))
