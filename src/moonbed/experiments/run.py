@@ -30,7 +30,7 @@ from moonbed.experiments.plugins import files_of
 from moonbed.experiments.spec import Experiment, Training, grouped
 from moonbed.experiments.store import Store, StoreError, save_spec
 from moonbed.experiments.train import Diverged, State, train
-from moonbed.experiments.workers import Failure, Task, cores, run_tasks, warm_up
+from moonbed.experiments.workers import Failure, Task, run_tasks, warm_up
 from moonbed.metrics import Metric
 from moonbed.metrics.suites import SUITES
 from moonbed.targets import Target
@@ -345,8 +345,3 @@ def _null(target: dict[str, Any], questions: list[dict[str, Any]], n: int, k: in
 
 def _versions() -> dict[str, str]:
     return {"moonbed": moonbed.__version__, "torch": torch.__version__, "python": platform.python_version()}
-
-
-def default_jobs(tasks: int) -> int:
-    """As many processes as there are cores, and no more than there is work for."""
-    return max(1, min(cores(), tasks))
