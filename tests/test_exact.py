@@ -55,10 +55,10 @@ def normal(n, seed=0):
     return np.random.default_rng(seed).normal(size=(n, 2))
 
 
-@pytest.fixture(params=[None, 64], ids=["one block", "many blocks"])
-def blocks(request, monkeypatch):
+@pytest.fixture(params=[None, 7], ids=["one tile", "many tiles"])
+def tiles(request, monkeypatch):
     if request.param:
-        monkeypatch.setattr(kernels, "_BLOCK", request.param)
+        monkeypatch.setattr(kernels, "_TILE", request.param)
 
 
 # Against independent computations
@@ -85,7 +85,7 @@ def test_log_density_ks_of_a_uniform_law_is_the_share_off_it():
 
 
 @pytest.mark.parametrize("kind", ["multiquadric", "gaussian"])
-@pytest.mark.usefixtures("blocks")
+@pytest.mark.usefixtures("tiles")
 def test_the_stein_kernel_by_automatic_differentiation(kind):
     h2, x = 0.3, defective("none", 9, 1)
     score = known(LAW).score(x)
@@ -105,11 +105,11 @@ def test_the_stein_kernel_by_automatic_differentiation(kind):
     pairs = [u(i, j) for i in range(9) for j in range(i)]
     sums, squares = kernels._stein_sums(x, score, (1.0, h2), squares=True)
     column = 1 if kind == "multiquadric" else 3
-    assert sums[column] == pytest.approx(sum(pairs), rel=1e-9)
-    assert squares[column] == pytest.approx(sum(v**2 for v in pairs), rel=1e-9)
+    assert sums[column, 0] == pytest.approx(sum(pairs), abs=1e-6 * sum(map(abs, pairs)))
+    assert squares[column] == pytest.approx(sum(v**2 for v in pairs), rel=1e-6)
 
 
-@pytest.mark.usefixtures("blocks")
+@pytest.mark.usefixtures("tiles")
 def test_one_sample_mmd_in_closed_form():
     """Normal law: E k(x, X) = h²/(1+h²) exp(-|x|²/(2(1+h²))), E k(X, X') = h²/(2+h²)."""
     x = normal(60) + 0.3
@@ -123,15 +123,15 @@ def test_one_sample_mmd_in_closed_form():
         np.testing.assert_allclose(kernels._kernel_mean(law, x, h), mean, rtol=1e-10)
         squared, means = q / (4 + q), (q / (1 + q)) ** 2 * (1 + q) / (3 + q)
         assert moments.sd[i] == pytest.approx(math.sqrt(squared - 2 * means + (q / (2 + q)) ** 2), rel=0.05)
-    sums = kernels._kernel_sums(x, None, moments.h)
+    sums = kernels._kernel_sums(x, moments.h)[:, 0]
     direct = [np.exp(-cdist(x, x, "sqeuclidean") / (2 * h**2)) for h in moments.h]
-    np.testing.assert_allclose(sums, [(k.sum() - 60) / 2 for k in direct], rtol=1e-9)
+    np.testing.assert_allclose(sums, [(k.sum() - 60) / 2 for k in direct], rtol=1e-6)
     inner = sums / (60 * 59 / 2)
     terms = [
         inner[i] - 2 * kernels._kernel_mean(law, x, h).mean() + moments.constant[i] for i, h in enumerate(moments.h)
     ]
     expected = np.mean(np.array(terms) / moments.sd) * math.sqrt(60 * 59 / 2)
-    assert value(MMDAggregated(widths=3), x, NORMAL) == pytest.approx(expected, rel=1e-9)
+    assert value(MMDAggregated(widths=3), x, NORMAL) == pytest.approx(expected, abs=1e-5)
 
 
 def test_kernel_constants_of_a_mixture_are_the_tables():
@@ -141,7 +141,7 @@ def test_kernel_constants_of_a_mixture_are_the_tables():
         assert kernels._constant(ours, h) == pytest.approx(mean, rel=2e-3)
 
 
-@pytest.mark.usefixtures("blocks")
+@pytest.mark.usefixtures("tiles")
 def test_two_sample_mmd_is_the_double_sum():
     x, y = normal(40), normal(70, 1) * 1.2
     h = math.sqrt(y.var(0).mean()) / 2.0 ** np.arange(3)
@@ -149,7 +149,7 @@ def test_two_sample_mmd_is_the_double_sum():
     for i, width in enumerate(h):
         kxx, kyy, kxy = (np.exp(-cdist(a, b, "sqeuclidean") / (2 * width**2)) for a, b in ((x, x), (y, y), (x, y)))
         direct = (kxx.sum() - 40) / (40 * 39) + (kyy.sum() - 70) / (70 * 69) - 2 * kxy.mean()
-        assert values[i] == pytest.approx(direct, rel=1e-9)
+        assert values[i] == pytest.approx(direct, abs=1e-7)
     evaluation = Evaluation(x, y, Rng(0))
     assert MMDAggregated(widths=3)(evaluation) == pytest.approx((values / sd).mean())
 
@@ -294,7 +294,9 @@ def test_standardised_statistics_are_standard_normal_under_the_law(null):
 
 def test_every_kernels_ksd_is_unbiased_and_of_unit_variance(null):
     x = [defective("none", 400, seed) for seed in range(80)]
-    values = np.array([kernels._stein(known(LAW), points, (1.0, 0.1, 0.01)) for points in x])
+    law, everyone = known(LAW), np.ones((400, 1), dtype=bool)
+    values = [kernels._stein(law, points, law.score(points), (1.0, 0.1, 0.01), everyone)[:, 0] for points in x]
+    values = np.array(values)
     np.testing.assert_allclose(values.max(1), null["KSD"][:80])
     assert (np.abs(values.mean(0)) < 4 * values.std(0) / math.sqrt(len(values))).all()
     assert ((values.std(0) > 0.5) & (values.std(0) < 1.6)).all()

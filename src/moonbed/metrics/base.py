@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
 from moonbed._lazy import lazy_import
@@ -91,7 +91,7 @@ class Evaluation:
 
     `reference` are points (m, dim) of the law; None draws n of them from `law` when a metric asks. `law` is the exact
     law, `train` the points (k, dim) that the model was trained on, `model` what drew the samples. Work that several
-    metrics share (pairwise distances, log densities) is done once, through `once`.
+    metrics share is done once, through `once`, and what is known of each sample (log density, score) through `each`.
     Raises ValueError for arrays that are not 2-D, do not fit each other or hold fewer than two points.
     """
 
@@ -122,6 +122,7 @@ class Evaluation:
         self._law = law
         self._rng = rng
         self._memo: dict[Hashable, Any] = {}
+        self._whole: tuple[Evaluation, np.ndarray] | None = None
 
     @property
     def reference(self) -> np.ndarray:
@@ -149,25 +150,55 @@ class Evaluation:
             self._memo[key] = compute()
         return self._memo[key]
 
+    @property
+    def whole(self) -> Evaluation:
+        """What this is a half of, or itself: keeps what depends on the law and the training points alone."""
+        return self if self._whole is None else self._whole[0].whole
+
+    def each(self, key: Hashable, compute: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """(n, ...) what `compute` gives of the samples, a row a sample that no other sample changes.
+
+        Computed once; a half takes its rows from the whole.
+        """
+
+        def rows() -> np.ndarray:
+            if self._whole is None:
+                return compute(self.samples)
+            whole, mine = self._whole
+            return whole.each(key, compute)[mine]
+
+        return self.once(("each", key), rows)
+
     def log_density(self) -> np.ndarray:
         """(n,) exact log densities of the samples, -inf for those that are not finite."""
         law = self.law
         if law is None:
             raise MissingError(f"log densities need {_NEEDS['law']}")
-        return self.once("log density", lambda: law.log_density(self.samples))
+        return self.each("log density", law.log_density)
 
     def half(self, number: int) -> Evaluation:
         """A random half of the samples, and of the reference; the same one for every metric that asks."""
 
-        def part(x: np.ndarray, name: str) -> np.ndarray:
-            order = self.stream("half", number, name).permutation(len(x)).numpy()
-            return x[np.sort(order[: max(2, len(x) // 2)])]
-
         def make() -> Evaluation:
-            rng, samples = self._rng.child("half", number), part(self.samples, "samples")
-            return Evaluation(samples, part(self.reference, "reference"), rng, self._law, self.train, self.model)
+            rows, others = self._rows(number, "samples"), self._rows(number, "reference")
+            rng, points = self._rng.child("half", number), (self.samples[rows], self.reference[others])
+            half = Evaluation(*points, rng, self._law, self.train, self.model)
+            half._whole = self, rows
+            return half
 
         return self.once(("half", number), make)
+
+    def _rows(self, number: int, name: Literal["samples", "reference"]) -> np.ndarray:
+        count = len(self.samples if name == "samples" else self.reference)
+        order = self.stream("half", number, name).permutation(count).numpy()
+        return np.sort(order[: max(2, count // 2)])
+
+    def members(self) -> np.ndarray:
+        """(n, HALVES) booleans: which samples are in which half."""
+        out = np.zeros((len(self.samples), HALVES), dtype=bool)
+        for number in range(HALVES):
+            out[self._rows(number, "samples"), number] = True
+        return out
 
     def stream(self, *name: str | int) -> Stream:
         """A random stream of this evaluation; no metric's draws depend on which other metrics run."""
@@ -195,15 +226,21 @@ class Metric(Component):
         By random halves (see the module); a degenerate U-statistic of perfect samples gets a wider one than it needs.
         (-inf, inf) where the value or that of a half is not finite, and where a half has too few points.
         """
+        if not math.isfinite(value):
+            return -math.inf, math.inf
         try:
-            halves = [2**self.growth * self(evaluation.half(k)) for k in range(HALVES)]
+            halves = [2**self.growth * half for half in self.halves(evaluation)]
         except MissingError:
             return -math.inf, math.inf
         low, high = interval(halves, level) or (-math.inf, math.inf)
         half = (high - low) / 2 * math.sqrt(len(halves))
-        if not (math.isfinite(value) and math.isfinite(half)):
+        if not math.isfinite(half):
             return -math.inf, math.inf
         return max(self.least, value - half), min(self.most, value + half)
+
+    def halves(self, evaluation: Evaluation) -> Sequence[float]:
+        """(HALVES,) the values of the halves: one by one, or by a member that has them sooner, all at once."""
+        return [self(evaluation.half(number)) for number in range(HALVES)]
 
     @property
     def least(self) -> float:
