@@ -1,5 +1,6 @@
 # make run    install into .venv and reproduce the published ablation (quick budget): table, CSV, pictures
 # make test   install with the test extras and run the tests
+# make bench  speed and growth beside a plain reference, JAX and limits: about 15 minutes of an idle machine
 # make bench-truth   false alarms and power of the metrics, as in docs/metrics.md: about an hour
 # make lint   format, lint and types, as .ci/run does
 
@@ -7,7 +8,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint format bench-truth clean
+.PHONY: run test lint format bench bench-truth clean
 
 run: $(VENV)/.installed
 	$(BIN)/moonbed reproduce
@@ -35,6 +36,14 @@ $(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
 $(VENV)/.installed-dev: $(BIN)/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,test]'
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-bench: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	@touch $@
+
+bench: $(VENV)/.installed-bench
+	$(BIN)/python benchmarks/speed.py --out build/speed.json
+	$(BIN)/python benchmarks/growth.py --out build/growth.json
 
 bench-truth: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/calibration.py --out build/calibration.json

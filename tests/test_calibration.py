@@ -14,7 +14,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import calibration
 import common
-import memory
 import power
 
 from moonbed.metrics.density import NLL, ModeWeights
@@ -174,6 +173,3 @@ def test_the_scripts_run(tmp_path, capsys, monkeypatch):
         script.main()
         assert "off support" in capsys.readouterr().out
         assert '"made by"' in out.read_text()
-    monkeypatch.setattr(sys, "argv", ["memory", "--n", "200", "--metrics", "SlicedW1", "--limit", "0.001"])
-    assert memory.main() == 1  # nothing fits in a megabyte
-    assert "SlicedW1" in capsys.readouterr().out
