@@ -191,11 +191,9 @@ def test_what_does_not_fit_is_an_error(given, message):
 
 def test_kernel_means_are_integrals():
     """E k(x, X) by a quadrature over the plane that knows only the density."""
-    from moonbed.metrics.kernels import _kernel_mean
-
     law, h, x = EightGaussians(), 0.4, np.array([[0.3, 1.1]])
     nodes, weights = (3 * z for z in np.polynomial.legendre.leggauss(300))
     grid = np.stack(np.meshgrid(nodes, nodes, indexing="ij"), axis=-1).reshape(-1, 2)
     kernel = np.exp(-((grid - x) ** 2).sum(1) / (2 * h**2))
     density = np.exp(law.log_prob(torch.from_numpy(grid)).numpy())
-    assert _kernel_mean(known(law), x, h)[0] == pytest.approx(np.outer(weights, weights).ravel() @ (kernel * density))
+    assert known(law).kernel_mean(x, h)[0] == pytest.approx(np.outer(weights, weights).ravel() @ (kernel * density))

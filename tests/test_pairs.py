@@ -1,21 +1,26 @@
-"""Sums over pairs in tiles, in single precision, and for many subsets at once, against their plain definitions."""
+"""What is computed fast against its plain definition: pairs in tiles and single precision, halves, posterior means."""
 
 import math
 import tracemalloc
 
 import numpy as np
 import pytest
+import torch
 from defects import LAW, defective
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
+from scipy.special import logsumexp
 
 from moonbed.metrics import Evaluation, kernels
+from moonbed.metrics import law as law_module
 from moonbed.metrics.base import HALVES
 from moonbed.metrics.kernels import KSD, MMDAggregated
+from moonbed.metrics.law import known
+from moonbed.metrics.suites import SUITES
 from moonbed.rng import Rng
 from moonbed.targets.boxes import Checkerboard
-from moonbed.targets.mixtures import EightGaussians
+from moonbed.targets.mixtures import EightGaussians, FractalTree
 
 
 @st.composite
@@ -130,6 +135,41 @@ def test_halves_take_what_is_known_of_each_sample_from_the_whole():
     assert quarter.whole is evaluation.half(2).whole is evaluation.whole is evaluation
     assert np.array_equal(evaluation.samples[evaluation.members()[:, 2]], evaluation.half(2).samples)
     assert np.allclose(quarter.log_density(), Evaluation(quarter.samples, None, Rng(0), law=LAW).log_density())
+
+
+@pytest.mark.parametrize("far", [None, 1e5, math.inf])
+@pytest.mark.parametrize("metric", SUITES["default"], ids=lambda m: m.label)
+def test_what_halves_share_with_the_whole_changes_no_value(metric, far):
+    x, train = defective("bridge", 301, 2), defective("none", 90, 3)
+    if far:
+        x[7] = far
+    evaluation = Evaluation(x, None, Rng(3), law=LAW, train=train)
+    metric(evaluation)
+    for k in range(3):
+        half, rng = evaluation.half(k), Rng(3).child("half", k)
+        alone = Evaluation(half.samples, half.reference, rng, law=LAW, train=train)
+        np.testing.assert_allclose(metric(half), metric(alone), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("side", [None, 700])
+@pytest.mark.parametrize("law", [LAW, EightGaussians(), FractalTree(depth=2)], ids=lambda law: type(law).__name__)
+def test_posterior_and_kernel_means_are_sums_over_gaussians(law, side, monkeypatch):
+    if side:
+        monkeypatch.setattr(law_module, "_BLOCK", side)
+    ours = known(law)
+    x = np.vstack([law.sample(40, Rng(1).stream("x")).numpy(), [[5.0, -4.0], [300.0, 2.0], [1e9, 1e9]]])
+    difference = (x[:, None] - ours.centres.numpy()) ** 2
+    for h in (0.0, 0.02, 1.0):
+        v = ours.std.numpy() ** 2 + h**2
+        log_joint = np.log(ours.weights.numpy()) - 0.5 * (difference / v + np.log(2 * np.pi * v)).sum(2)
+        log_p = logsumexp(log_joint, axis=1)
+        means = np.exp(log_joint - log_p[:, None]) @ ours.centres.numpy()
+        found = ours.posterior(torch.from_numpy(x), ours.centres, blur=h)
+        np.testing.assert_allclose(found[0], log_p, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(found[1][:-1], means[:-1], rtol=1e-7, atol=1e-7)
+        if h:
+            wanted = np.exp(log_p) * 2 * np.pi * h**2
+            np.testing.assert_allclose(ours.kernel_mean(x, h), wanted, rtol=1e-5, atol=1e-20)
 
 
 @pytest.mark.slow

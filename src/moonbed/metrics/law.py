@@ -5,6 +5,9 @@ responsibilities r_k(x), computed with one matrix product, since the exponent is
 
     log w_k N(x; c_k, v_k) = -x²/(2 v_k) + x c_k/v_k + const_k
 
+The score, the posterior probabilities of modes and the columns of the panel are means of numbers a_k under r_k(x): the
+product of that matrix with columns. Logarithms are to base 2 within, where the processor has its exponential.
+
 *Expectations.* Entropy, quantiles of the log density, null moments: integrals over the law, taken as averages over a
 fixed *table* of points. Half of them are drawn from the law p, half from q, which is p with noise of greater variance,
 and each has the weight 2p/(p + q) (the balance heuristic of Veach and Guibas, Optimally Combining Sampling Techniques,
@@ -16,7 +19,6 @@ distribution functions. The table depends on the law alone, and is made once a p
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -38,7 +40,8 @@ _BLOCK = 1 << 17  # pairs of points and centres at once
 _TABLE = 1 << 15  # points from p, and as many from q
 _PAIRS = 1 << 25  # pairs of points and centres that a table may cost, above _LEAST points
 _LEAST = 1 << 11
-_FLOOR = -60.0  # exp() of less is lost beside 1, and denormals are many times slower
+_LOG2E = math.log2(math.e)
+_FLOOR = -86.0  # 2 to the power of less is lost beside 1, and denormals are many times slower
 _MOST_MODES = 64
 
 
@@ -102,7 +105,7 @@ class KnownLaw:
     def _log_density(self, x: Tensor, blur: float) -> Tensor:
         if self._mixture is None:
             return self._law.log_prob(x, 1.0, blur)
-        return torch.cat([log_p for _, log_p, _ in self.posterior(x, blur=blur)])
+        return self.posterior(x, blur=blur)[0]
 
     @cached_property
     def has_score(self) -> bool:
@@ -120,9 +123,8 @@ class KnownLaw:
         if self._mixture is None:
             return self._law.score(points, 1.0, 0.0).numpy()
         v = self.std**2
-        columns = torch.cat([1 / v, self.centres / v], dim=1)
-        sums = [(rows, r @ columns) for rows, _, r in self.posterior(points)]
-        return torch.cat([s[:, self.dim :] - rows * s[:, : self.dim] for rows, s in sums]).numpy()
+        precision, mean = self.posterior(points, torch.cat([1 / v, self.centres / v], dim=1))[1].split(self.dim, dim=1)
+        return (mean - points * precision).numpy()
 
     # Under noise
 
@@ -161,18 +163,50 @@ class KnownLaw:
         """(K, dim) their standard deviations."""
         return self._mixture.std.to(torch.float64).expand_as(self.centres)
 
-    def posterior(self, x: Tensor, inflate: float = 1.0, blur: float = 0.0) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Blocks of rows: (x, log density (b,), responsibilities (b, K)), under variances `inflate` v + `blur`²."""
+    def posterior(
+        self, x: Tensor, columns: Tensor | None = None, inflate: float = 1.0, blur: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
+        """(n,) log density and (n, m) means of `columns` (K, m) under the responsibilities, at variances `inflate` v +
+        `blur`²."""
         v = inflate * self.std**2 + blur**2
-        slope = torch.cat([-0.5 / v, self.centres / v], dim=1).T.contiguous()
-        log_norm = 0.5 * torch.log(2 * math.pi * v).sum(1)
-        constant = torch.log(self.weights) - log_norm - 0.5 * (self.centres**2 / v).sum(1)
-        for rows in x.split(max(1, _BLOCK // len(v))):
-            r = torch.addmm(constant, torch.cat([rows**2, rows], dim=1), slope)
+        exponents = self._exponents(v, torch.full_like(v, 1 / (2 * math.pi)))
+        log_p = torch.empty(len(x), dtype=torch.float64)
+        means = np.empty((len(x), 0 if columns is None else columns.shape[1]))
+        size = max(1, _BLOCK // len(v))
+        memory = np.empty((size, len(v)))
+        for start in range(0, len(x), size):
+            rows = slice(start, min(start + size, len(x)))
+            bits = np.matmul(_powers(x[rows].numpy()), exponents, out=memory[: rows.stop - start])
+            r = torch.from_numpy(bits)
             top = r.amax(1, keepdim=True)
-            r.sub_(top).clamp_(min=_FLOOR).exp_()
-            total = r.sum(1, keepdim=True)
-            yield rows, (top + torch.log(total)).squeeze(1), r.div_(total)
+            total = r.sub_(top).clamp_(min=_FLOOR).exp2_().sum(1, keepdim=True)
+            log_p[rows] = (top + torch.log2(total)).squeeze(1) / _LOG2E
+            if columns is not None:
+                np.matmul(bits, columns.numpy(), out=means[rows])
+                means[rows] /= total.numpy()
+        return log_p, torch.from_numpy(means)
+
+    def kernel_mean(self, x: np.ndarray, h: float) -> np.ndarray:
+        """(n,) E exp(-|x - X|²/(2 h²)): 0 at points that are not finite. Of a mixture in single precision."""
+        if self._mixture is None:
+            return np.exp(self.log_density(x, blur=h) + self.dim / 2 * math.log(2 * math.pi * h**2))
+        exponents = self._exponents(self.std**2 + h**2, torch.full_like(self.std, h**2))
+        finite, out = (np.abs(x) <= 1e150).all(1), np.zeros(len(x))
+        points, sums = x[finite], np.empty(int(finite.sum()))
+        size = max(1, _BLOCK // exponents.shape[1])
+        memory, single = np.empty((size, exponents.shape[1])), torch.empty(size, exponents.shape[1])
+        for start in range(0, len(points), size):
+            rows = slice(start, min(start + size, len(points)))
+            bits = np.matmul(_powers(points[rows]), exponents, out=memory[: rows.stop - start])
+            k = single[: len(bits)].copy_(torch.from_numpy(bits))
+            sums[rows] = k.clamp_(min=_FLOOR).exp2_().sum(1).numpy()
+        out[finite] = sums
+        return out
+
+    def _exponents(self, v: Tensor, unit: Tensor) -> np.ndarray:
+        """(2 dim + 1, K): log2 of w_k prod sqrt(unit/v_k) exp(-(x - c_k)²/(2 v_k)) is a product with (x², x, 1)."""
+        constant = torch.log(self.weights) + 0.5 * (torch.log(unit / v) - self.centres**2 / v).sum(1)
+        return _LOG2E * torch.cat([-0.5 / v, self.centres / v, constant[:, None]], dim=1).T.contiguous().numpy()
 
     # Modes: the arcs of a curve, the labels or the Gaussians of a mixture, the labels of any other law
 
@@ -232,7 +266,7 @@ class KnownLaw:
         if not self.is_mixture:
             return self._law.label_probs(points).numpy()
         columns = torch.nn.functional.one_hot(torch.tensor(self.mode_of), len(self.mode_names)).to(torch.float64)
-        return torch.cat([r @ columns for _, _, r in self.posterior(points)]).numpy()
+        return self.posterior(points, columns)[1].numpy()
 
     # Expectations
 
@@ -262,7 +296,7 @@ class KnownLaw:
             k, normal = self._sobol
             wide = 1 + 3 * math.sqrt(2 / self.dim)
             x = torch.cat([x, self.centres[k] + math.sqrt(wide) * self.std[k] * normal])
-            log_q = torch.cat([log_q for _, log_q, _ in self.posterior(x, inflate=wide)])
+            log_q = self.posterior(x, inflate=wide)[0]
         elif self.has_score:
             blur = self.local_width * math.sqrt(3 * math.sqrt(2 / self.dim))
             more = self._law.sample(len(x), Rng(0).stream("metrics", "wide table"))
@@ -297,3 +331,8 @@ class KnownLaw:
         place = int(np.searchsorted(np.cumsum(self.table.weights), mass, side="right"))
         t = float(self.table.log_density[min(place, len(self.table.weights) - 1)])
         return t, float(self.below(t))
+
+
+def _powers(x: np.ndarray) -> np.ndarray:
+    """(n, 2 dim + 1): x², x, 1."""
+    return np.hstack([x**2, x, np.ones((len(x), 1))])
