@@ -215,6 +215,18 @@ def test_a_tiny_run_of_each_section(here, capsys, section):
     assert f"## {section}" in capsys.readouterr().out
 
 
+def test_a_section_that_fails_says_so_and_is_the_status(here, monkeypatch, capsys):
+    def broken(size):
+        yield common.Line("x", [1.0])
+        raise RuntimeError("a part ended")
+
+    monkeypatch.setitem(speed.SECTIONS, "step", broken)
+    status, written = here(speed, "--only", "step")
+    assert status == 1
+    assert written["sections"]["step"]["lines"]
+    assert "FAILED: a part ended" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_a_tiny_run_of_growth(here, capsys):
     status, written = here(growth)
