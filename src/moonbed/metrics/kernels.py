@@ -11,6 +11,9 @@ float32, and sums over more than a tile of pairs are float64 again. Rounding err
 other and add up to some 1e-5 of a standard deviation of the statistic. Pairs with a point too far out for float32 stay
 in float64.
 
+Points are put in an order in which tiles are compact: then most pairs of tiles are too far apart for a narrow Gaussian
+kernel, and are left out.
+
 *Halves.* With Z the halves as columns of 0 and 1 and U the values of all pairs, the sums within the halves are the
 column sums of Z * (U Z): pairs are computed once for all of them.
 """
@@ -41,6 +44,7 @@ _TILE = 256  # points a side of what is computed at once: in single precision it
 _FAR = 1e70  # squares of scores and distances of what is nearer stay finite in float64
 _SINGLE = 1e14  # the same in float32, with as much to spare
 _LOG2E = math.log2(math.e)
+_REACH = 27.0  # Gaussian kernels below exp(-this) = 2e-12 may count as 0
 _FLOOR = -100.0  # 2 to the power of less is lost beside 1, and denormals are many times slower
 _SOME = 2048  # points of the table for the null spread of a statistic over pairs
 
@@ -127,20 +131,22 @@ def _stein_sums(
     """
     size = np.maximum(np.sqrt((x**2).sum(1)), np.sqrt((score**2).sum(1)))
     near = size / min(1.0, *bandwidths) < _SINGLE
-    order = np.argsort(~near, kind="stable")
+    order = _order(x, near)
     x, score = x[order], score[order]
     own = (x * score).sum(1, keepdims=True)
     one = np.ones_like(own)
     bend = np.hstack([own + x.shape[1], one, -score, -x]), np.hstack([one, own, x, score])
-    forms = _squared(x, x), (score, score), bend
     totals = _Totals(2 * len(bandwidths), len(x), subsets if subsets is None else subsets[order], squares)
-    for rows, columns, (r2, inner, bent, k, q, u) in _tiles(forms, int(near.sum()), spare=3):
+    tiles = _tiles(x, None, int(near.sum()), [(score, score), bend], spare=3)
+    for rows, columns, least, (r2, inner, bent, k, q, u) in tiles:
         for i, h2 in enumerate(bandwidths):
             torch.add(r2, h2, out=k).rsqrt_()
             torch.square(k, out=q)
             torch.addcmul(bent, r2, q, value=-3, out=u)
             torch.addcmul(inner, u, q, out=u).mul_(k)
             totals.add(i, rows, columns, u)
+            if least > _REACH * 2 * h2:
+                continue
             torch.mul(r2, -_LOG2E / (2 * h2), out=k).clamp_(min=_FLOOR).exp2_()
             torch.add(bent, r2, alpha=-1 / h2, out=u)
             torch.add(inner, u, alpha=1 / h2, out=u).mul_(k)
@@ -152,28 +158,47 @@ def _stein_sums(
 # Sums over pairs
 
 
-def _squared(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """|x - y|² as a bilinear form."""
-    p, q = (x**2).sum(1, keepdims=True), (y**2).sum(1, keepdims=True)
-    return np.hstack([p, np.ones_like(p), -2 * x]), np.hstack([np.ones_like(q), q, y])
+def _order(x: np.ndarray, near: np.ndarray) -> np.ndarray:
+    """(n,) an order of points in which tiles are compact, and those that are not near come last.
+
+    The points are halved across their longer side, between two tiles, again and again.
+    """
+
+    def halved(rows: np.ndarray) -> list[np.ndarray]:
+        if len(rows) <= _TILE:
+            return [rows]
+        middle = _TILE * (math.ceil(len(rows) / _TILE) // 2)
+        rows = rows[np.argpartition(x[rows, np.ptp(x[rows], axis=0).argmax()], middle)]
+        return halved(rows[:middle]) + halved(rows[middle:])
+
+    return np.concatenate([*halved(np.flatnonzero(near)), np.flatnonzero(~near)])
 
 
 def _tiles(
-    forms: Sequence[tuple[np.ndarray, np.ndarray]], near: int, spare: int, cross: bool = False
-) -> Iterator[tuple[slice, slice, list[Tensor]]]:
-    """Tiles (rows, columns, the values there of each form, and as many spare ones): those that hold the pairs i <= j.
+    x: np.ndarray,
+    y: np.ndarray | None,
+    near: int,
+    forms: Sequence[tuple[np.ndarray, np.ndarray]],
+    spare: int,
+) -> Iterator[tuple[slice, slice, float, list[Tensor]]]:
+    """Tiles of the pairs of x and y, without y of the pairs i <= j of x: rows, columns, a bound, and matrices.
 
-    With `cross` all of them. A form is a pair (n, f), (m, f), its values the products of their rows; those of the first
-    one are distances, and not negative. Single precision where rows and columns are among the first `near`. The next
-    tile overwrites this one.
+    The bound is one from below on their squared distances. The matrices are the squared distances, the values of each
+    form (left (n, f), right (m, f), of which they are the products of rows), and as many spare ones. Single precision
+    where rows and columns are among the first `near`. The next tile overwrites this one.
     """
-    n, m = len(forms[0][0]), len(forms[0][1])
-    turned = [(left, np.ascontiguousarray(right.T)) for left, right in forms]
+    other = x if y is None else y
+    p, q = (x**2).sum(1, keepdims=True), (other**2).sum(1, keepdims=True)
+    distance = np.hstack([p, np.ones_like(p), -2 * x]), np.hstack([np.ones_like(q), q, other])
+    turned = [(left, np.ascontiguousarray(right.T)) for left, right in (distance, *forms)]
+    boxes, others = _boxes(x), _boxes(other)
     exact = np.empty(_TILE * _TILE)
-    memory = {kind: [np.empty(_TILE * _TILE, kind) for _ in range(len(forms) + spare)] for kind in ("f4", "f8")}
-    for top in range(0, n, _TILE):
-        for start in range(0 if cross else top, m, _TILE):
-            rows, columns = slice(top, min(top + _TILE, n)), slice(start, min(start + _TILE, m))
+    memory = {kind: [np.empty(_TILE * _TILE, kind) for _ in range(len(turned) + spare)] for kind in ("f4", "f8")}
+    for top, (low, high) in boxes.items():
+        for start, (lower, upper) in others.items():
+            if y is None and start < top:
+                continue
+            rows, columns = slice(top, min(top + _TILE, len(x))), slice(start, min(start + _TILE, len(other)))
             shape = rows.stop - top, columns.stop - start
             kind = "f4" if max(rows.stop, columns.stop) <= near else "f8"
             out = [torch.from_numpy(flat[: shape[0] * shape[1]].reshape(shape)) for flat in memory[kind]]
@@ -182,7 +207,14 @@ def _tiles(
                 np.matmul(left[rows], right[:, columns], out=product)
                 values.copy_(torch.from_numpy(product))
             out[0].clamp_(min=0)
-            yield rows, columns, out
+            gap = np.maximum(0.0, np.maximum(low - upper, lower - high))
+            yield rows, columns, float(gap @ gap), out
+
+
+def _boxes(x: np.ndarray) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """First point of each tile -> the least and largest coordinates of its points."""
+    parts = {start: x[start : start + _TILE] for start in range(0, len(x), _TILE)}
+    return {start: (part.min(0), part.max(0)) for start, part in parts.items()}
 
 
 class _Totals:
@@ -297,8 +329,9 @@ def _kernel_sums(x: np.ndarray, h: np.ndarray, subsets: np.ndarray | None = None
 
     Subsets are columns of booleans (n, subsets), None for one that holds all.
     """
-    finite = (np.abs(x / h[0]) <= 1e150).all(1)
-    totals = _Totals(len(h), int(finite.sum()), subsets if subsets is None else subsets[finite])
+    finite = np.flatnonzero((np.abs(x / h[0]) <= 1e150).all(1))
+    finite = finite[_order(x[finite], np.ones(len(finite), dtype=bool))]
+    totals = _Totals(len(h), len(finite), subsets if subsets is None else subsets[finite])
     for rows, columns, i, k in _kernels(x[finite] / h[0], None, len(h)):
         totals.add(i, rows, columns, k)
     return totals.sums()
@@ -308,16 +341,21 @@ def _cross_sums(x: np.ndarray, y: np.ndarray, h: np.ndarray) -> np.ndarray:
     """(widths,) sums of the same kernels over all pairs of x and y."""
     sums = np.zeros(len(h))
     x, y = (points[(np.abs(points) <= 1e150).all(1)] for points in (x / h[0], y / h[0]))
+    x, y = (points[_order(points, np.ones(len(points), dtype=bool))] for points in (x, y))
     for _, _, i, k in _kernels(x, y, len(h)):
         sums[i] += float(k.sum(dtype=torch.float64))
     return sums
 
 
 def _kernels(x: np.ndarray, y: np.ndarray | None, widths: int) -> Iterator[tuple[slice, slice, int, Tensor]]:
-    """Tiles (rows, columns, j, kernel of width 1/2^j) of all pairs, without y of the pairs i <= j of x."""
-    other = x if y is None else y
-    for rows, columns, (r2, k) in _tiles([_squared(x, other)], max(len(x), len(other)), 1, cross=y is not None):
+    """Tiles (rows, columns, j, kernel of width 1/2^j) of all pairs, without y of the pairs i <= j of x.
+
+    Tiles where a kernel is nowhere above exp(-_REACH) are left out.
+    """
+    for rows, columns, least, (r2, k) in _tiles(x, y, len(x) if y is None else max(len(x), len(y)), [], spare=1):
         for j in range(widths):
+            if least * 4**j > _REACH * 2:
+                break
             if j % 3:
                 k.clamp_(min=2**-25).square_().square_()  # half the width is the fourth power
             else:
