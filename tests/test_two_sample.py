@@ -23,6 +23,7 @@ from sklearn.svm import SVC
 
 from moonbed.component import SpecError
 from moonbed.metrics import Evaluation, two_sample
+from moonbed.metrics.fourier import Waves
 from moonbed.metrics.suites import SUITES
 from moonbed.metrics.two_sample import C2ST, MMD, Energy, SlicedW1
 from moonbed.rng import Rng
@@ -49,9 +50,9 @@ def moons(n, seed=0):
     return TwoMoons().sample(n, Rng(seed).stream("samples")).numpy()
 
 
-@pytest.fixture(params=[{}, {"_BLOCK": 64}, {"_BLOCK": 64, "_KEPT": 0}], ids=["one block", "many blocks", "histogram"])
+@pytest.fixture(params=[{}, {"_BLOCK": 64}], ids=["one block", "many blocks"])
 def blocks(request, monkeypatch):
-    """The second case also brackets the median, as is done for many pairs, the third narrows the bracket first."""
+    """The second case also brackets the median, as is done for many pairs."""
     for name, value in request.param.items():
         monkeypatch.setattr(two_sample, name, value)
 
@@ -199,6 +200,107 @@ def test_the_median_is_exact_with_ties_and_where_the_bracket_misses(n, kind):
     assert two_sample._median_squared_distance(z, n) == pytest.approx(np.median(pdist(z, "sqeuclidean")), rel=1e-12)
 
 
+@given(st.integers(3, 200), st.integers(1, 2), st.integers(0, 2**31), st.floats(0, 6))
+@settings(max_examples=40, deadline=None)
+def test_order_statistics_by_tiles_are_those_of_all_pairs(n, dim, seed, spread):
+    rng = np.random.default_rng(seed)
+    z = rng.normal(size=(n, dim)) * np.exp(spread * rng.normal(size=(n, 1)))
+    every = pdist(z, "sqeuclidean")
+    for low, high in ((0.0, np.inf), np.quantile(every, [0.2, 0.7]), np.quantile(every, [0.5, 0.5])):
+        below, kept = two_sample._ordered(z, low, high)
+        assert below == np.sum(every < low)
+        assert np.sort(kept) == pytest.approx(np.sort(every[(every >= low) & (every <= high)]), rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["normal", "in order", "cauchy"])
+def test_the_median_of_some_pairs_has_nearly_the_rank_of_that_of_all(kind, monkeypatch):
+    rng = np.random.default_rng(0)
+    z = {"normal": rng.normal(size=(3000, 2)), "cauchy": rng.standard_cauchy(size=(3000, 2))}.get(kind)
+    z = np.linspace(0, 1, 3000)[:, None] if z is None else z
+    monkeypatch.setattr(two_sample, "_EXACT", 1000)
+    assert np.mean(pdist(z, "sqeuclidean") < two_sample._median_squared_distance(z, 3000)) == pytest.approx(
+        0.5, abs=1e-3
+    )
+
+
+# Fast sums
+
+
+@st.composite
+def with_far_points(draw):
+    """Two samples in at most two dimensions, some of their points blown up."""
+    dim, seed = draw(st.integers(1, 2)), draw(st.integers(0, 2**31))
+    pair = clouds(draw(st.integers(2, 200)), draw(st.integers(2, 200)), dim, seed, draw(st.floats(-3, 3)))
+    rng = np.random.default_rng(seed)
+    for z in pair:
+        z[rng.uniform(size=len(z)) < draw(st.sampled_from([0.0, 0.01, 0.3]))] *= draw(
+            st.sampled_from([1e2, 1e8, 1e100])
+        )
+    scale = draw(st.sampled_from([1e-3, 1.0, 1e3]))
+    return tuple(scale * z for z in pair)
+
+
+@given(with_far_points(), st.sampled_from([(0.25, 0.5, 1.0, 2.0, 4.0), (1.0,), (0.5, 64.0)]))
+@settings(max_examples=60, deadline=None)
+def test_gaussian_sums_by_waves_are_the_double_sums(pair, multiples):
+    x, y = pair
+    gammas = [multiple * 2 / np.median(pdist(np.vstack(pair), "sqeuclidean")) for multiple in multiples]
+    direct = [two_sample._kernel_sums(two_sample._pairs(*z), gammas) for z in ((x,), (y,), (x, y))]
+    for far in range(3):
+        radius = np.sort(np.abs(np.vstack(pair) - np.median(np.vstack(pair), axis=0)).max(1))[-1 - far]
+        if max(math.prod(Waves((2 * radius,) * x.shape[1], gamma).counts) for gamma in gammas) > 10**6:
+            continue
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(two_sample, "_core", lambda z, gammas, r=radius: (np.median(z, axis=0), r))
+            fast = two_sample._gaussian_sums(x, y, gammas)
+        for ours, theirs, count in zip(fast, direct, (len(x) ** 2, len(y) ** 2, len(x) * len(y)), strict=True):
+            assert ours == pytest.approx(theirs, rel=1e-12, abs=1e-13 * count)
+
+
+def test_waves_are_taken_where_they_are_cheaper():
+    z = np.random.default_rng(0).normal(size=(3000, 2))
+    assert two_sample._core(z[:20], [1.0]) is None
+    assert two_sample._core(np.pad(z, [(0, 0), (0, 1)]), [1.0]) is None
+    assert two_sample._core(z, [1e12]) is None
+    whole = two_sample._core(z, [1.0])[1]
+    z[:2] *= 1e9
+    assert two_sample._core(z, [1.0])[1] < whole + 1
+
+
+@given(with_far_points())
+@settings(max_examples=40, deadline=None)
+def test_energy_by_projections_is_the_double_sum(pair):
+    x, y = pair
+    both = Evaluation(x, y, Rng(0))
+    exact = two_sample._energy(both)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(two_sample, "_DIRECT", {1: 0, 2: 0, 3: 0})
+        fast = two_sample._energy(both)
+    size = exact["V"] - exact["U"]  # that of null values
+    tolerance = 1e-9 if x.shape[1] == 1 else 1e-3
+    for statistic in ("U", "V"):
+        assert fast[statistic] == pytest.approx(exact[statistic], rel=1e-9, abs=tolerance * abs(size))
+
+
+def test_energy_by_projections_at_the_size_of_the_published_table():
+    x, y = moons(5000), moons(5000, 1)
+    ours = two_sample._energy(Evaluation(x, y, Rng(0)))
+    norms = [np.linalg.norm(z - y.mean(0), axis=1) for z in (x, y)]
+    centred = [z - y.mean(0) for z in (x, y)]
+    xx, yy = (two_sample._g_sum(z, norm) for z, norm in zip(centred, norms, strict=True))
+    xy = two_sample._g_sum(centred[0], norms[0], (centred[1], norms[1]))
+    exact = 2 * xy / 5000**2 - 2 * (xx + yy) / (5000 * 4999)
+    assert ours["U"] == pytest.approx(exact, abs=1e-7)
+
+
+@pytest.mark.parametrize("dim", [3, 5])
+def test_energy_by_projections_in_more_dimensions_is_near(dim, monkeypatch):
+    x, y = clouds(1500, 1500, dim)
+    exact = value(Energy(), x, y)
+    monkeypatch.setattr(two_sample, "_DIRECT", {1: 0, 2: 0, 3: 0})
+    assert value(Energy(), x, y) == pytest.approx(exact, rel=0.02)
+
+
 # Laws
 
 
@@ -300,7 +402,9 @@ def test_shared_work_is_done_once(monkeypatch):
     fits, passes = [], []
     decision, pairs = two_sample._DECISIONS["svm"], two_sample._pairs
     monkeypatch.setitem(two_sample._DECISIONS, "svm", lambda *a: fits.append(1) or decision(*a))
+    ordered = two_sample._ordered
     monkeypatch.setattr(two_sample, "_pairs", lambda *a: passes.append(1) or pairs(*a))
+    monkeypatch.setattr(two_sample, "_ordered", lambda *a: passes.append(1) or ordered(*a))
     evaluation = Evaluation(*clouds(40, 50, 2), Rng(0))
     first = [metric(evaluation) for metric in (MMD(), Energy())]
     assert len(passes) == 7  # one for the median, three for the kernel, three for the distances
