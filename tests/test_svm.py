@@ -93,6 +93,15 @@ def test_scores_are_those_of_libsvm(dim, monkeypatch):
     assert ours == pytest.approx(theirs, abs=3e-3)
 
 
+def test_a_lattice_whose_features_hold_the_constant():
+    """The Newton matrix is then as good as singular."""
+    rng = np.random.default_rng(0)
+    x, label = rng.integers(0, 4, size=(1200, 1)).astype(float), rng.integers(0, 2, size=1200)
+    every, h = np.arange(1200), np.ones(1)
+    ours = LowRankMachines(x, label, h).decision(every, every, h)
+    assert ours == pytest.approx(SVC(gamma=1.0, tol=1e-6).fit(x, label).decision_function(x), abs=1e-3)
+
+
 def test_intercept_without_free_support_vectors_is_the_middle():
     x = np.repeat([[0.0], [1e-3]], 100, axis=0)
     label = np.repeat([0, 1], 100)

@@ -7,7 +7,7 @@ The dual problem, for labels y = ±1 and a kernel matrix K, is that of Cortes an
 Where the kernel is as wide as the data and the dimension is low, K has few eigenvalues above rounding (60 of 8,000 in
 the plane), so K = ΦᵀΦ with few features, w = Φ (y a), and a step of the interior point method costs O(n r²) instead of
 O(n³): Fine and Scheinberg, Efficient SVM training using low-rank kernel representations, JMLR 2001; the step is the
-predictor and corrector of Mehrotra (SIAM J. Optimization 1992), with one correction of centrality more (Gondzio 1996).
+predictor and corrector of Mehrotra (SIAM J. Optimization 1992), with corrections of centrality (Gondzio 1996).
 
 *Features.* Pivoted Cholesky picks points, the nodes, until no other point's kernel function differs by more than
 1e-10 (squared norm) from its interpolant at the nodes. All kernel functions k(x, ·) ≈ Σ_p ψ_p(x) k(p, ·) are then those
@@ -45,14 +45,16 @@ _NEAR = 0.11  # relative difference of inverse widths that cardinal functions ma
 _NARROWER = 1.05  # inverse width of the kernel that they are of, in units of the one asked for
 _HEAVY = 50.0  # weight of a point that is summed by itself
 _STEPS = 200
+_CORRECTIONS = 3  # of centrality, a step
 _SOME = 2000  # points among which nodes are sought first
-_GAP = 1e-12  # complementarity a z at the end
+_GAP = 1e-11  # complementarity a z at the end
 
 
 class LowRankMachines:
     """Machines with C = 1 and the kernel exp(-|(x - y) h|²), trained on parts of the same points (n, dim).
 
-    `decision` is that of libsvm with a small tolerance, to 1e-4: libsvm holds its kernel matrix in single precision.
+    `decision` is exact to 1e-4; that of libsvm, even with a small tolerance, is to 1e-3: it holds its kernel in single
+    precision.
     """
 
     def __init__(self, x: np.ndarray, label: np.ndarray, h: np.ndarray) -> None:
@@ -61,7 +63,10 @@ class LowRankMachines:
         self._basis(h)
 
     def decision(self, train: np.ndarray, test: np.ndarray, h: np.ndarray) -> np.ndarray | None:
-        """(test,) decision values, by the points `train`, under the inverse widths h (dim,); None: too many nodes."""
+        """(test,) decision values, by the points `train`, under the inverse widths h (dim,).
+
+        None where the kernel needs too many nodes, or the solver too many steps.
+        """
         basis = self._basis(h)
         if basis is None:
             return None
@@ -70,7 +75,7 @@ class LowRankMachines:
         phi = np.ones((len(at_nodes), len(self.x)))
         np.matmul(at_nodes[:-1], basis.psi, out=phi[:-1])
         u = _solve(phi[:, train], self.y[train], _Newton(train, at_nodes, basis.single))
-        return u @ phi[:, test]
+        return None if u is None else u @ phi[:, test]
 
     def _basis(self, h: np.ndarray) -> _Basis | None:
         """A basis for the inverse widths h, or almost these."""
@@ -147,13 +152,13 @@ def _inverse(lower: np.ndarray) -> np.ndarray:
     return np.asarray(solve_triangular(lower, np.eye(len(lower)), lower=True, check_finite=False))
 
 
-def _solve(phi: np.ndarray, y: np.ndarray, newton: _Newton) -> np.ndarray:
-    """(r+1,) weights w and intercept b for features phi (r+1, n) whose last row is 1."""
+def _solve(phi: np.ndarray, y: np.ndarray, newton: _Newton) -> np.ndarray | None:
+    """(r+1,) weights w and intercept b for features phi (r+1, n) whose last row is 1; None: too many steps."""
     now = _Iterate(phi, y)
     for _ in range(_STEPS):
         if now.advance(phi, y, newton):
-            break
-    return np.append(now.u[:-1], _intercept(now.f - now.u[-1], y, now.a < now.z, now.t < now.s))
+            return np.append(now.u[:-1], _intercept(now.f - now.u[-1], y, now.a < now.z, now.t < now.s))
+    return None
 
 
 class _Iterate:
@@ -202,15 +207,19 @@ class _Iterate:
         to_z, to_s = target - dz * da, target + ds * da
         best = direction(to_z / a - z, to_s / t - s)
         step = longest(*best[2:])
-        if step < 0.95:
+        for _ in range(_CORRECTIONS):
+            if step > 0.9:
+                break
             _, _, da, dz, ds = best
             reach = min(1.0, 1.3 * step + 0.1)
             z_ahead, s_ahead = (z + reach * dz) * (a + reach * da), (s + reach * ds) * (t - reach * da)
             for product, to in ((z_ahead, to_z), (s_ahead, to_s)):
                 to += np.maximum(np.clip(product, 0.1 * target, 10 * target) - product, -10 * target)
             other = direction(to_z / a - z, to_s / t - s)
-            if longest(*other[2:]) > step:
-                best, step = other, longest(*other[2:])
+            further = longest(*other[2:])
+            if further < step + 0.02:
+                break
+            best, step = other, further
         du, df, da, dz, ds = best
         for value, change in ((self.u, du), (self.f, df), (a, da), (t, -da), (z, dz), (s, ds)):
             value += step * change
@@ -229,7 +238,10 @@ class _Newton:
         from scipy.linalg import cho_factor, cho_solve
 
         heavy = np.flatnonzero(d > _HEAVY)
-        for exact in (False, True) if len(heavy) < len(d) // 4 else (True,):
+        attempts = [(True, 0.0), (True, 1e-13)]  # the second where rounding is more than the ridge
+        if len(heavy) < len(d) // 4:
+            attempts.insert(0, (False, 0.0))
+        for exact, rounding in attempts:
             if exact:
                 scaled = phi * np.sqrt(d)
                 matrix = scaled @ scaled.T
@@ -239,7 +251,7 @@ class _Newton:
                 light[self.train[heavy]] = 0
                 scaled = phi[:, heavy] * np.sqrt(d[heavy])
                 matrix = (self.at_nodes * (self.psi @ light)) @ self.at_nodes.T + scaled @ scaled.T
-            matrix[np.diag_indices(len(matrix))] += ridge
+            matrix[np.diag_indices(len(matrix))] += ridge + rounding * np.trace(matrix)
             with suppress(np.linalg.LinAlgError):
                 factor = cho_factor(matrix, lower=True, check_finite=False)
                 return lambda right: np.asarray(cho_solve(factor, right, check_finite=False))
