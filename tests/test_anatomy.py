@@ -66,7 +66,7 @@ def test_too_few_steps_are_the_samplers_error(tmp_path):
 def test_what_is_kept_is_not_computed_again(found, tmp_path, monkeypatch):
     experiment = tiny(sampler__steps=10)
     first = taken(experiment, tmp_path)
-    monkeypatch.setattr(RUN, "train", lambda *a: pytest.fail("trained again"))
+    monkeypatch.setattr(RUN, "advance", lambda *a: pytest.fail("trained again"))
     monkeypatch.setattr("moonbed.experiments.anatomy.generate", lambda *a: pytest.fail("sampled again"))
     assert taken(experiment, tmp_path).values == first.values
 

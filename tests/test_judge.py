@@ -6,7 +6,6 @@ import math
 import numpy as np
 import pytest
 from defects import LAW, draw, standardise
-from small import RUN
 
 from moonbed.component import SpecError
 from moonbed.experiments.judge import Judgement, judge, standardised
@@ -83,7 +82,7 @@ def test_other_targets(target, tmp_path):
 
 def test_floors_are_drawn_once(tmp_path, monkeypatch):
     first = judged(points(), store=tmp_path)
-    monkeypatch.setattr(RUN, "null_draw", lambda *a: pytest.fail("drawn again"))
+    monkeypatch.setattr("moonbed.experiments.floors.null_draw", lambda *a: pytest.fail("drawn again"))
     again = judged(points(seed=5), store=tmp_path)
     assert {k: c.floor for k, c in first.cells.items()} == {k: c.floor for k, c in again.cells.items()}
 

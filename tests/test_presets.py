@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from moonbed.component import SpecError, kinds, members
+from moonbed.diffusion.objectives import ExactMean
 from moonbed.experiments import PRESETS, Experiment, Training
-from moonbed.experiments.presets import BUDGETS, CHANGES, PUBLISHED, preset, published
+from moonbed.experiments.presets import BUDGETS, CHANGES, PUBLISHED, ROWS, preset, published
 from moonbed.experiments.reproduce import plan
 from moonbed.metrics.suites import SUITES
 from moonbed.rng import Rng
@@ -53,12 +54,13 @@ def differing(a: dict, b: dict, place: str = "") -> set[str]:
 
 
 def test_the_eight_rows_in_order():
-    assert list(PRESETS) == list(CHANGES) == list(PUBLISHED) == NAMES
+    assert list(ROWS) == list(PUBLISHED) == NAMES
+    assert list(PRESETS) == list(CHANGES) == ["fast", *NAMES]
 
 
 def test_ids_are_distinct_and_stable():
-    assert len({p.id for p in PRESETS.values()}) == 8
-    assert len({p.training.id for p in PRESETS.values()}) == 7
+    assert len({p.id for p in PRESETS.values()}) == 9
+    assert len({p.training.id for p in PRESETS.values()}) == 8
     for p in PRESETS.values():
         assert Experiment.parse(p.spec()).id == p.id
         assert Experiment.parse(p.spec()).training.id == p.training.id
@@ -83,7 +85,7 @@ def test_parameter_counts(name):
 
 
 def test_the_write_ups_settings():
-    for p in PRESETS.values():
+    for p in ROWS.values():
         t = p.training
         assert (t.steps, t.batch, t.points, t.clip, t.seed) == (40_000, 512, 50_000, 1.0, 0)
         assert t.optimizer.spec()["type"] == "AdamW"
@@ -137,6 +139,12 @@ def test_budgets():
         assert budget.draws >= 20  # a 5 % to 95 % range needs them
 
 
+def test_the_fast_preset_learns_from_the_same_data_and_not_from_the_law():
+    fast, row = PRESETS["fast"].training, PRESETS["residual"].training
+    assert (fast.target, fast.points) == (row.target, row.points)
+    assert not isinstance(fast.objective.regression, ExactMean)
+
+
 def test_plan():
     wanted = plan(["snr", "baseline"], "quick", 3)
     assert list(wanted) == ["snr", "baseline"]
@@ -150,6 +158,7 @@ def test_plan():
     ("arguments", "said"),
     [
         ((["bseline"], "quick", None), "'baseline'"),
+        ((["fast"], "quick", None), "no published row is called 'fast'"),
         ((None, "qick", None), "'quick'"),
         ((None, "quick", 0), "at least 1"),
         ((None, "quick", -1), "at least 1"),

@@ -15,11 +15,12 @@ import moonbed
 from moonbed.component import SpecError
 from moonbed.diffusion.samplers import DDIM, Heun
 from moonbed.experiments import Experiment, Store, StoreError, measure, run
-from moonbed.experiments.evaluate import exploded, floor_name, load_floor, null_draw, reference, save_floor
+from moonbed.experiments.evaluate import exploded, reference
+from moonbed.experiments.floors import draw_floors, floor_name, load_floor, null_draw, save_floor
 from moonbed.experiments.optimizers import AdamW
 from moonbed.experiments.plugins import experiments_in
 from moonbed.experiments.rows import follow, rows
-from moonbed.experiments.run import Progress, choose_device, draw_floors, execute, suite
+from moonbed.experiments.run import Progress, choose_device, execute, suite
 from moonbed.experiments.workers import Failure, Task, run_tasks
 from moonbed.metrics import Evaluation, Metric
 from moonbed.metrics.two_sample import MMD, Energy, SlicedW1
@@ -39,14 +40,14 @@ def go(experiments, store, **more):
 def calls(monkeypatch):
     """How often training, sampling and metrics were started."""
     count = {"train": 0, "generate": 0}
-    for name in count:
-        real = getattr(RUN, name)
+    for name, inner in (("train", "advance"), ("generate", "generate")):
+        real = getattr(RUN, inner)
 
         def counted(*args, real=real, name=name):
             count[name] += 1
             return real(*args)
 
-        monkeypatch.setattr(RUN, name, counted)
+        monkeypatch.setattr(RUN, inner, counted)
     return count
 
 
@@ -433,7 +434,7 @@ def test_a_plug_in_runs_in_other_processes(tmp_path, plugin):
 
 def test_floors_are_kept_and_extended(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(RUN, "null_draw", lambda *args: drawn.append(args[3]) or null_draw(*args))
+    monkeypatch.setattr("moonbed.experiments.floors.null_draw", lambda *args: drawn.append(args[3]) or null_draw(*args))
     store, target = Store(tmp_path), TwoMoons()
 
     def floor(draws, metrics=METRICS):
@@ -473,7 +474,7 @@ def test_a_longer_floor_of_another_process_is_not_overwritten(tmp_path, monkeypa
         save_floor(store, target, METRICS[0], 40, longer)
         return null_draw(*args)
 
-    monkeypatch.setattr(RUN, "null_draw", meanwhile)
+    monkeypatch.setattr("moonbed.experiments.floors.null_draw", meanwhile)
     list(draw_floors(target, METRICS, 40, 2, store))
     assert load_floor(store, target, METRICS[0], 40) == longer
 

@@ -33,17 +33,21 @@ def equal(a: dict, b: dict) -> bool:
 
 
 def spied(monkeypatch, change=lambda loss, k: loss):
-    """Let `Objective.loss` keep the batches that it is given; `change(loss, step)` puts another loss in its place."""
-    batches, losses, real = [], [], Objective.loss
+    """The points of all blocks, and the losses of all steps; `change(loss, step)` puts another loss in its place."""
+    points, losses, examples, real = [], [], Objective.examples, Objective.loss
 
-    def loss(self, denoiser, x0, stream, law):
-        batches.append(x0.clone())
-        out = change(real(self, denoiser, x0, stream, law), len(batches))
+    def drawn(self, prediction, schedule, x0, source, stream):
+        points.append(x0.clone())
+        return examples(self, prediction, schedule, x0, source, stream)
+
+    def loss(self, network, batch):
+        out = change(real(self, network, batch), len(losses) + 1)
         losses.append(float(out.detach().mean()))
         return out
 
+    monkeypatch.setattr(Objective, "examples", drawn)
     monkeypatch.setattr(Objective, "loss", loss)
-    return batches, losses
+    return points, losses
 
 
 # The average
@@ -98,11 +102,11 @@ def test_the_average_of_a_training_is_that_of_diffusers(monkeypatch):
     judge = EMAModel(state.weights, decay=0.999)
     for _ in train(training, state):
         judge.step(state.weights)
-    for got, wanted in zip(state.average, judge.shadow_params, strict=True):
+    for got, wanted in zip(state.parts(state.average), judge.shadow_params, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
     names = [name for name, _ in state.network.named_parameters()]
     sampled = state.weights_for_sampling()
-    assert all(torch.equal(sampled[n], a) for n, a in zip(names, state.average, strict=True))
+    assert all(torch.equal(sampled[n], a) for n, a in zip(names, state.parts(state.average), strict=True))
     assert not all(torch.equal(sampled[n], w) for n, w in zip(names, state.weights, strict=True))
 
 
@@ -122,11 +126,11 @@ def by_hand(training, steps: int, betas: str = "linear") -> dict[str, torch.Tens
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
     scheduler = DDPMScheduler(num_train_timesteps=1000, beta_schedule=betas)
     order = rng.stream("epoch", 0).permutation(training.points)
-    for step in range(steps):
-        stream = rng.stream("step", step)
+    stream = rng.stream("block", 0)
+    all_timesteps = stream.integers(1000, (steps * training.batch,)).split(training.batch)
+    all_eps = stream.normal((steps * training.batch, training.target.dim)).split(training.batch)
+    for step, (timesteps, eps) in enumerate(zip(all_timesteps, all_eps, strict=True)):
         x0 = data[order[step * training.batch : (step + 1) * training.batch]]
-        timesteps = stream.integers(1000, (len(x0),))
-        eps = stream.normal(x0.shape)
         prediction = network(scheduler.add_noise(x0, eps, timesteps), timesteps / 999)
         loss = torch.nn.functional.mse_loss(prediction, eps)
         optimizer.zero_grad()
@@ -166,10 +170,11 @@ def test_the_gradient_is_clipped():
 
 
 def test_batches_go_through_the_points_without_replacement(monkeypatch):
-    batches, _ = spied(monkeypatch)
+    points, _ = spied(monkeypatch)
     training = tiny(training__points=100, training__batch=30, training__steps=7).training
     data = training.target.dataset(100, training.rng.stream("data")).float()
     finished(training)
+    batches = torch.cat(points).split(30)
     assert [len(b) for b in batches] == [30] * 7  # the partial batch of ten is dropped
     where = [[int(row) for row in (data == x).all(1).nonzero()] for b in batches for x in b]
     index = [w[0] for w in where]
@@ -302,3 +307,26 @@ def test_a_weight_that_is_not_finite_is_noticed_though_the_loss_is(monkeypatch):
     assert error.value.step == 100
     assert state.step == 0
     assert all(bool(w.isfinite().all()) for w in state.weights)
+
+
+# Ahead
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_block_prepared_ahead_is_the_same(monkeypatch, name):
+    monkeypatch.setattr(BLOCK, 15)
+    training = VARIANTS[name].training
+    plain, state = finished(training), State(training)
+    for _ in train(training, state, ahead=True):
+        pass
+    assert equal(state.tensors(), plain.tensors())
+    assert state.log == plain.log
+
+
+def test_a_thread_that_fails_says_why(monkeypatch):
+    def broken(*args):
+        raise ZeroDivisionError("in the objective")
+
+    monkeypatch.setattr(Objective, "examples", broken)
+    with pytest.raises(ZeroDivisionError, match="in the objective"):
+        list(train(tiny().training, State(tiny().training), ahead=True))

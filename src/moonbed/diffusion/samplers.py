@@ -6,6 +6,7 @@ state is sigma(1) times standard normal noise; the last one is a denoised point.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator
 from itertools import pairwise
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 else:
     torch = lazy_import("torch")
 
-__all__ = ["Sampler", "Spacing", "SteppingSampler"]
+__all__ = ["Sampler", "SpacedSampler", "Spacing", "SteppingSampler"]
 
 
 class Spacing(Component):
@@ -62,10 +63,14 @@ class Sampler(Component):
         """Yield the state (n, dim) after each step, from standard normal noise (n, dim); the last one is the sample."""
 
 
-class SteppingSampler(Sampler):
-    """Samplers that go through a spacing step by step and end with the denoised point of the last time."""
+class SpacedSampler(Sampler):
+    """Samplers that go through a spacing and end with the denoised point of the last time."""
 
     spacing: Spacing = UniformLogSNR()
+
+
+class SteppingSampler(SpacedSampler):
+    """Those of which a step knows nothing of the steps before it."""
 
     @abstractmethod
     def step(self, denoiser: Denoiser, x: Tensor, t: Tensor, u: Tensor, stream: Stream) -> Tensor:
@@ -111,3 +116,28 @@ class Heun(SteppingSampler):
         slope = denoiser.velocity(x, t)
         ahead = denoiser.velocity(x + float(u - t) * slope, u)
         return x + float(u - t) / 2 * (slope + ahead)
+
+
+class DPMSolver2M(SpacedSampler):
+    """DPM-Solver++ (2M) (Lu et al. 2022, algorithm 2): x0_hat extrapolated linearly in lambda = log(alpha/sigma).
+
+        x_u = sigma_u/sigma_t x_t + alpha_u (1 - e^-h) (x0_hat + (x0_hat - x0_hat before)/(2 r))
+
+    with h = lambda_u - lambda_t and r the step before over this one. Second order at one evaluation a step; the first
+    step is DDIM's.
+    """
+
+    def trajectory(self, denoiser: Denoiser, noise: Tensor, stream: Stream) -> Iterator[Tensor]:
+        schedule = denoiser.schedule
+        times = self.spacing.times(schedule, self.steps)
+        x, before = noise * float(schedule.sigma(times[0])), None
+        alpha, sigma = schedule.alpha(times).tolist(), schedule.sigma(times).tolist()
+        half_logsnr = (schedule.logsnr(times) / 2).tolist()
+        for k in range(self.steps):
+            h = half_logsnr[k + 1] - half_logsnr[k]
+            x0 = denoiser(x, times[k])
+            ahead = x0 if before is None else x0 + (x0 - before) * (h / (2 * (half_logsnr[k] - half_logsnr[k - 1])))
+            x = sigma[k + 1] / sigma[k] * x - alpha[k + 1] * math.expm1(-h) * ahead
+            before = x0
+            yield x
+        yield denoiser(x, times[-1])

@@ -9,13 +9,15 @@ Reference: Kingma et al. 2021, "Variational Diffusion Models".
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Gt, Lt
 
 from moonbed._lazy import lazy_import
-from moonbed.component import Component
+from moonbed.component import Component, PositiveFloat
 
 if TYPE_CHECKING:
     import torch
@@ -48,10 +50,10 @@ class Schedule(Component):
         with torch.enable_grad(), torch.inference_mode(False):
             t = t.detach().clone().requires_grad_()
             one = torch.ones_like(t)
-            (da,) = torch.autograd.grad(self.alpha(t), t, one, allow_unused=True)
-            (ds,) = torch.autograd.grad(self.sigma(t), t, one, allow_unused=True)
-        zero = torch.zeros_like(one)
-        return (zero if da is None else da), (zero if ds is None else ds)
+            alpha, sigma = (f(t) + 0 * t for f in (self.alpha, self.sigma))  # a constant has a derivative too
+            (da,) = torch.autograd.grad(alpha, t, one)
+            (ds,) = torch.autograd.grad(sigma, t, one)
+        return da, ds
 
     def time(self, logsnr: Tensor) -> Tensor:
         """The t at which `logsnr(t)` has a value; the nearer end where it is out of the schedule's range."""
@@ -88,3 +90,31 @@ class Linear(Schedule):
 
     def sigma(self, t: Tensor) -> Tensor:
         return self.margin + (1 - 2 * self.margin) * t
+
+
+class VE(Schedule):
+    """Variance exploding (Song et al. 2021): alpha = 1, log sigma linear in t, `sigma_min` to `sigma_max`.
+
+    With `EDM`, the noise levels and coordinates of Karras et al. 2022. Samplers start at N(0, sigma_max²): it has to be
+    many times as wide as the data.
+    """
+
+    sigma_min: PositiveFloat = 0.002
+    sigma_max: PositiveFloat = 80.0
+
+    def check(self) -> Iterator[tuple[str, str]]:
+        if self.sigma_max <= self.sigma_min:
+            yield "sigma_max", f"should be above sigma_min ({self.sigma_min:g}), given {self.sigma_max:g}"
+
+    @property
+    def _range(self) -> float:
+        return math.log(self.sigma_max / self.sigma_min)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return self.sigma_min * torch.exp(self._range * t)
+
+    def time(self, logsnr: Tensor) -> Tensor:
+        return ((-logsnr / 2 - math.log(self.sigma_min)) / self._range).clamp(0, 1)

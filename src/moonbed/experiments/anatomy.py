@@ -26,10 +26,11 @@ from moonbed._lazy import lazy_import
 from moonbed.component import SpecError, digest
 from moonbed.diffusion import Exact
 from moonbed.diffusion.objectives import ExactMean
-from moonbed.experiments.evaluate import answer, askable, generate, load_floor, model_of, reference, trained_on
+from moonbed.experiments.evaluate import answer, askable, generate, model_of, reference, trained_on
+from moonbed.experiments.floors import draw_floors, load_floor
 from moonbed.experiments.plugins import files_of
 from moonbed.experiments.rows import DRAWS
-from moonbed.experiments.run import Failure, Progress, Result, draw_floors, execute
+from moonbed.experiments.run import Failure, Progress, Result, execute
 from moonbed.experiments.spec import Experiment
 from moonbed.experiments.store import Store
 from moonbed.experiments.workers import Task, run_tasks

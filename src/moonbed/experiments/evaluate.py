@@ -1,4 +1,4 @@
-"""From a trained network to samples, from samples to numbers, and from exact samples to the floor of those numbers."""
+"""From a trained network to samples, and from samples to numbers."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from moonbed._lazy import lazy_import
-from moonbed.component import digest
 from moonbed.diffusion import Denoiser, Exact, Learned
 from moonbed.diffusion.likelihood import Flow
 from moonbed.diffusion.schedules import Cosine
 from moonbed.experiments.spec import Experiment
-from moonbed.experiments.store import Folder, Store
+from moonbed.experiments.store import Folder
 from moonbed.metrics import Evaluation, Metric
 from moonbed.metrics.base import Model
 from moonbed.metrics.density import Exploded
@@ -26,9 +25,6 @@ if TYPE_CHECKING:
 else:
     np = lazy_import("numpy")
     torch = lazy_import("torch")
-
-KNOWN = 999
-"""Draws that a null without variance stands for."""
 
 
 def denoiser_of(experiment: Experiment, weights: Mapping[str, Tensor], device: str) -> Learned:
@@ -155,31 +151,3 @@ def _evaluation(
     model = model_of(experiment, denoiser_of(experiment, weights(), device), device)
     rng, law = experiment.rng.child("metrics"), experiment.training.target
     return Evaluation(samples, reference(experiment), rng, law=law, train=trained_on(experiment), model=model)
-
-
-def floor_name(target: Target, metric: Metric, n: int) -> str:
-    """File name of the null draws of a metric, by target, metric and n."""
-    return f"{digest([target.spec(), metric.spec(), n])}.json"
-
-
-def load_floor(store: Store, target: Target, metric: Metric, n: int) -> list[float]:
-    """The null draws that the store holds, in order of their number; of a null that does not vary, `KNOWN` of them."""
-    if metric.null is not None:
-        return [metric.null] * KNOWN
-    stored = store.floors().read_json(floor_name(target, metric, n))
-    return [float(value) for value in stored["draws"]] if stored else []
-
-
-def save_floor(store: Store, target: Target, metric: Metric, n: int, draws: Sequence[float]) -> None:
-    """Keep null draws 0, 1, 2, ... of a metric."""
-    data = {"target": target.spec(), "metric": metric.spec(), "n": n, "draws": list(draws)}
-    store.floors().write_json(floor_name(target, metric, n), data)
-
-
-def null_draw(target: Target, metrics: Sequence[Metric], n: int, number: int) -> list[float]:
-    """Values of the metrics on n exact samples of the target, held against its data set; draw `number` of many."""
-    rng = Rng(0).child("floor", target.id, n, number)
-    samples = target.sample(n, rng.stream("samples")).numpy()
-    reference, train = (target.dataset(n, rng.stream(name)).numpy() for name in ("reference", "train"))
-    evaluation = Evaluation(samples, reference, rng.child("metrics"), law=target, train=train)
-    return [float(metric(evaluation)) for metric in metrics]

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from moonbed.experiments.evaluate import Answer, askable, load_floor
+from moonbed.experiments.evaluate import Answer, askable
+from moonbed.experiments.floors import load_floor
 from moonbed.experiments.presets import CHANGES, PUBLISHED
-from moonbed.experiments.run import Failure, Progress, Result, draw_floors, execute, gather, suite
+from moonbed.experiments.run import Failure, Progress, Result, execute, gather, suite
 from moonbed.experiments.spec import Experiment
 from moonbed.experiments.store import Store
 from moonbed.metrics import Metric
@@ -89,11 +90,8 @@ def follow(
     doubt = any(len(group) == 1 for group in wanted.values())
     seeds = {name: ", seed {}" if len(group) > 1 else "" for name, group in wanted.items()}
     names = {e.id: name + seeds[name].format(e.training.seed) for name, group in wanted.items() for e in group}
-    for group, event in execute([e for g in wanted.values() for e in g], metrics, store, device, jobs, doubt):
-        yield " + ".join(dict.fromkeys(names[e.id] for e in group)), event
-    for target, n in dict.fromkeys((e.training.target, e.n) for group in wanted.values() for e in group):
-        for event in draw_floors(target, metrics, n, draws, store, jobs):
-            yield "floor", event
+    for group, event in execute([e for g in wanted.values() for e in g], metrics, store, device, jobs, doubt, draws):
+        yield " + ".join(dict.fromkeys(names[e.id] for e in group)) or "floor", event
 
 
 def rows(

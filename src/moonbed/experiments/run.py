@@ -6,6 +6,7 @@ import io
 import platform
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,19 +22,17 @@ from moonbed.experiments.evaluate import (
     evaluate,
     exploded,
     generate,
-    load_floor,
-    null_draw,
     reference,
-    save_floor,
 )
+from moonbed.experiments.floors import FloorPlan
 from moonbed.experiments.plugins import files_of
 from moonbed.experiments.spec import Experiment, Training, grouped
-from moonbed.experiments.store import Store, StoreError, save_spec
-from moonbed.experiments.train import Diverged, State, train
-from moonbed.experiments.workers import Failure, Task, run_tasks, warm_up
+from moonbed.experiments.store import Folder, Store, StoreError, save_spec
+from moonbed.experiments.together import advance, pays, shape
+from moonbed.experiments.train import Diverged, State
+from moonbed.experiments.workers import Failure, Progress, Task, cores, run_tasks, warm_up
 from moonbed.metrics import Metric
 from moonbed.metrics.suites import SUITES
-from moonbed.targets import Target
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,20 +42,10 @@ else:
     np = lazy_import("numpy")
     torch = lazy_import("torch")
 
-__all__ = ["Failure", "Progress", "Result", "choose_device", "draw_floors", "execute", "run"]
+__all__ = ["Failure", "Progress", "Result", "choose_device", "execute", "run"]
 
 CHECKPOINT_SECONDS = 5.0
 """A training under way is saved about this often, and when it is interrupted."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is: `done` of `total` steps of a stage."""
-
-    stage: str
-    done: int
-    total: int
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -147,10 +136,12 @@ def execute(
     device: str = "auto",
     jobs: int = 1,
     doubt: bool = True,
+    draws: int = 0,
 ) -> Iterator[tuple[list[Experiment], Progress | Result | Failure]]:
     """Yield (the experiments of one training, event); each experiment gets a `Result`, or its training a `Failure`.
 
-    Metrics that cannot be asked of a target are left out.
+    Events without experiments are those of the floors, which get up to `draws` exact draws at the same time. Metrics
+    that cannot be asked of a target are left out.
     """
     device = choose_device(device)
     if jobs < 1:
@@ -164,73 +155,143 @@ def execute(
     groups = list(grouped(experiments).values())
     if jobs > 1:  # the longest first, so that no process is left alone with it at the end
         groups.sort(key=lambda group: -group[0].training.parameters() * group[0].training.steps)
-    questions = [metric.spec() for metric in metrics]
-    files = files_of([*experiments, *metrics])
-    tasks = [
-        Task(_complete, ([e.spec() for e in group], questions, str(store.root), device, doubt), files)
-        for group in groups
+    bundles = _bundles(groups, device, jobs)
+    questions, files = [metric.spec() for metric in metrics], files_of([*experiments, *metrics])
+    plans = [
+        FloorPlan(store, target, metrics, n, draws)
+        for target, n in dict.fromkeys((e.training.target, e.n) for e in experiments)
     ]
-    for index, event in run_tasks(tasks, jobs):
-        yield groups[index], event
+    drawing = [(plan, task) for plan in plans for task in plan.tasks(jobs)]
+    ahead = cores() >= 2 * min(jobs, len(bundles) + (len(drawing) if jobs > 1 else 0))
+    tasks = []
+    for bundle in bundles:
+        specs = [[e.spec() for e in groups[k]] for k in bundle]
+        tasks.append(Task(_complete, (specs, questions, str(store.root), device, doubt, ahead), files))
+    drawn, total = 0, sum(len(plan.missing) for plan in plans)
+    for index, event in run_tasks([*tasks, *(task for _, task in drawing)], jobs):
+        if index >= len(bundles):
+            if not isinstance(event, Failure):
+                drawing[index - len(bundles)][0].take(event)
+                drawn += 1
+                event = Progress("floor", drawn, total)
+            yield [], event
+        elif isinstance(event, Failure):
+            for k in bundles[index]:
+                yield groups[k], event
+        else:
+            k, event = event
+            yield groups[bundles[index][k]], event
+
+
+def _bundles(groups: Sequence[list[Experiment]], device: str, jobs: int) -> list[list[int]]:
+    """Which groups go through one process: each alone, or together where that pays, as evenly as there are jobs."""
+    alike: dict[Any, list[int]] = {}
+    for k, group in enumerate(groups):
+        training = group[0].training
+        alike.setdefault(shape(training) if pays(training, device) else k, []).append(k)
+    return [part for same in alike.values() for part in (same[i::jobs] for i in range(min(jobs, len(same))))]
 
 
 def _complete(
-    specs: list[dict[str, Any]], questions: list[dict[str, Any]], root: str, device: str, doubt: bool
-) -> Iterator[Progress | Result]:
-    """All experiments of one training, in a process that may be new."""
-    group = [Experiment.parse(spec) for spec in specs]
+    specs: list[list[dict[str, Any]]], questions: list[dict[str, Any]], root: str, device: str, doubt: bool, ahead: bool
+) -> Iterator[tuple[int, Progress | Result]]:
+    """All experiments of some trainings, in a process that may be new; yields (which training, event)."""
+    groups = [[Experiment.parse(spec) for spec in group] for group in specs]
     metrics = [Metric.parse(spec) for spec in questions]
-    store, training = Store(root), group[0].training
-    with store.lock(training):
-        store.training(training).sweep()
-        yield from _train(store, training, device)
-        for experiment in group:
-            yield from _sample(store, experiment, device)
-            yield from _answer(store, experiment, metrics, device, doubt)
+    store = Store(root)
+    with ExitStack() as locks:
+        for training in sorted((group[0].training for group in groups), key=lambda t: t.id):
+            locks.enter_context(store.lock(training))
+            store.training(training).sweep()
+        yield from _train(store, [group[0].training for group in groups], device, ahead)
+        for k, group in enumerate(groups):
+            for experiment in group:
+                yield from ((k, event) for event in _sample(store, experiment, device))
+                yield from ((k, event) for event in _answer(store, experiment, metrics, device, doubt))
 
 
-def _train(store: Store, training: Training, device: str) -> Iterator[Progress]:
-    folder = store.training(training)
-    if folder.record() is not None:
-        folder.verify()
-        folder.drop_checkpoint()
-        return
-    save_spec(folder, training)
-    state, seconds = State(training, device), 0.0
-    if (kept := folder.load_checkpoint()) is not None:
-        tensors, step, log, seconds = kept
-        state.load(tensors, step, log)
-    good, clock = None, time.monotonic()
-    saved_at = clock
-    status: dict[str, Any] = {"status": "done"}
-    try:
-        for _ in train(training, state):
-            good, now = state.snapshot(), time.monotonic()
-            if now - saved_at > CHECKPOINT_SECONDS and state.step < training.steps:
-                folder.save_checkpoint(*good, seconds + now - clock)
-                saved_at = now
-            yield Progress("train", state.step, training.steps, f"loss {state.log[-1]['loss']:.4f}")
-    except Diverged as error:
-        status = {"status": "diverged", "message": f"{error}; kept the weights of step {state.step:,}"}
-    except (KeyboardInterrupt, GeneratorExit):
-        if good is not None:  # not the state itself: an interrupt comes in the middle of a block
-            folder.save_checkpoint(*good, seconds + time.monotonic() - clock)
-        raise
-    from safetensors.torch import save
+def _train(store: Store, trainings: Sequence[Training], device: str, ahead: bool) -> Iterator[tuple[int, Progress]]:
+    """Train what the store lacks; those that stand at one step go together."""
+    by_step: dict[int, list[tuple[int, _Session]]] = {}
+    for k, training in enumerate(trainings):
+        folder = store.training(training)
+        if folder.record() is not None:
+            folder.verify()
+            folder.drop_checkpoint()
+        else:
+            session = _Session(folder, training, device)
+            by_step.setdefault(session.state.step, []).append((k, session))
+    for same in by_step.values():
+        sessions = [session for _, session in same]
+        try:
+            for j, error in advance([s.training for s in sessions], [s.state for s in sessions], ahead):
+                if error is None:
+                    yield same[j][0], sessions[j].block()
+                else:
+                    sessions[j].finish(error)
+        except (KeyboardInterrupt, GeneratorExit):
+            for session in sessions:
+                session.keep()
+            raise
+        for session in sessions:
+            session.finish()
 
-    weights = save({k: v.contiguous() for k, v in state.weights_for_sampling().items()})
-    lines = "".join(f'{{"step": {line["step"]}, "loss": {line["loss"]!r}}}\n' for line in state.log)
-    record = {
-        **status,
-        "id": training.id,
-        "step": state.step,
-        "parameters": sum(w.numel() for w in state.weights),
-        "seconds": seconds + time.monotonic() - clock,
-        "device": device,
-        "versions": _versions(),
-    }
-    folder.finish(record, {"weights.safetensors": weights, "log.jsonl": lines.encode()})
-    folder.drop_checkpoint()
+
+class _Session:
+    """A training under way and its folder."""
+
+    def __init__(self, folder: Folder, training: Training, device: str) -> None:
+        save_spec(folder, training)
+        self.folder, self.training, self.device = folder, training, device
+        self.state, self._before = State(training, device), 0.0
+        if (kept := folder.load_checkpoint()) is not None:
+            tensors, step, log, self._before = kept
+            self.state.load(tensors, step, log)
+        self._good: tuple[dict[str, Tensor], int, list[dict[str, float]]] | None = None
+        self._done = False
+        self._clock = self._saved = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return self._before + time.monotonic() - self._clock
+
+    def block(self) -> Progress:
+        """Note that a block is done, and save it now and then."""
+        self._good = self.state.snapshot()
+        if time.monotonic() - self._saved > CHECKPOINT_SECONDS and self.state.step < self.training.steps:
+            self.keep()
+        return Progress("train", self.state.step, self.training.steps, f"loss {self.state.log[-1]['loss']:.4f}")
+
+    def keep(self) -> None:
+        """Save the last good block: not the state itself, since an interrupt comes in the middle of one."""
+        if self._good is not None and not self._done:
+            self.folder.save_checkpoint(*self._good, self.seconds)
+            self._saved = time.monotonic()
+
+    def finish(self, error: Diverged | None = None) -> None:
+        """Write what came of it, once."""
+        from safetensors.torch import save
+
+        if self._done:
+            return
+        state = self.state
+        status: dict[str, Any] = {"status": "done"}
+        if error is not None:
+            status = {"status": "diverged", "message": f"{error}; kept the weights of step {state.step:,}"}
+        weights = save({k: v.contiguous() for k, v in state.weights_for_sampling().items()})
+        lines = "".join(f'{{"step": {line["step"]}, "loss": {line["loss"]!r}}}\n' for line in state.log)
+        record = {
+            **status,
+            "id": self.training.id,
+            "step": state.step,
+            "parameters": sum(w.numel() for w in state.weights),
+            "seconds": self.seconds,
+            "device": self.device,
+            "versions": _versions(),
+        }
+        self.folder.finish(record, {"weights.safetensors": weights, "log.jsonl": lines.encode()})
+        self.folder.drop_checkpoint()
+        self._done = True
 
 
 def _sample(store: Store, experiment: Experiment, device: str) -> Iterator[Progress]:
@@ -297,50 +358,6 @@ def _answer(
     yield Result(
         **common, status="done", answers=answers, exploded=record["exploded"], sampling_seconds=record["seconds"]
     )
-
-
-def draw_floors(
-    target: Target,
-    metrics: Sequence[Metric],
-    n: int,
-    draws: int,
-    store: Store,
-    jobs: int = 1,
-) -> Iterator[Progress | Failure]:
-    """Bring the null draws of the metrics, exact samples under the same protocol, up to a number in the store."""
-    lacking = askable(target, metrics)
-    metrics = [metric for metric in metrics if metric.id not in lacking and metric.null is None]
-    held = {metric.id: load_floor(store, target, metric, n) for metric in metrics}
-    missing = [(k, [m for m in metrics if len(held[m.id]) <= k]) for k in range(draws)]
-    missing = [(k, who) for k, who in missing if who]
-    files = files_of([target, *metrics])
-    tasks = [Task(_null, (target.spec(), [m.spec() for m in who], n, k), files) for k, who in missing]
-    fresh: dict[tuple[str, int], float] = {}
-    for done, (index, event) in enumerate(run_tasks(tasks, jobs), 1):
-        if isinstance(event, Failure):
-            yield event
-            continue
-        k, who = missing[index]
-        fresh |= {(metric.id, k): value for metric, value in zip(who, event, strict=True)}
-        for metric in who:
-            _extend(store, target, metric, n, held[metric.id], fresh)
-        yield Progress("floor", done, len(tasks))
-
-
-def _extend(
-    store: Store, target: Target, metric: Metric, n: int, values: list[float], fresh: dict[tuple[str, int], float]
-) -> None:
-    """Append to values, and keep, the draws that follow on them without a gap."""
-    before = len(values)
-    while (metric.id, len(values)) in fresh:
-        values.append(fresh[metric.id, len(values)])
-    # Another process may have drawn meanwhile
-    if len(values) > before and len(values) > len(load_floor(store, target, metric, n)):
-        save_floor(store, target, metric, n, values)
-
-
-def _null(target: dict[str, Any], questions: list[dict[str, Any]], n: int, k: int) -> Iterator[Any]:
-    yield null_draw(Target.parse(target), [Metric.parse(q) for q in questions], n, k)
 
 
 def _versions() -> dict[str, str]:

@@ -15,7 +15,7 @@ from moonbed.diffusion import Objective, Prediction, Sampler, Schedule
 from moonbed.diffusion.diffusers_bridge import Diffusers, DiffusersBetas
 from moonbed.diffusion.objectives import Discrete
 from moonbed.diffusion.predictions import Epsilon
-from moonbed.experiments.optimizers import AdamW, Optimizer
+from moonbed.experiments.optimizers import AdamW, Constant, LearningRate, Optimizer
 from moonbed.networks import Network
 from moonbed.networks.mlp import MLP
 from moonbed.rng import Rng
@@ -45,6 +45,7 @@ class Training(Component):
     network: Network = MLP()
     objective: Objective = Objective(times=Discrete())
     optimizer: Optimizer = AdamW()
+    learning_rate: LearningRate = Constant()
     averaging: Averaging | None = None
     steps: Positive = 40_000
     batch: Positive = 512

@@ -1,17 +1,21 @@
 """Training as a generator: the caller saves, logs and stops.
 
-Every step draws from streams named by its number, so a state holds no generator, and a resumed training walks through
-the same numbers as an uninterrupted one.
+A block is `BLOCK` steps. What its steps need that does not depend on the weights, their examples, is drawn at once from
+streams named by the number of the block, so a state holds no generator, and a resumed training walks through the same
+numbers as an uninterrupted one. What is left of a step is one regression: gradient, optimiser, average. All weights lie
+in one vector, so that clipping, averaging and most optimisers are one operation each.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from moonbed._lazy import lazy_import
-from moonbed.diffusion import Learned
+from moonbed.diffusion.objectives import Examples, Source
+from moonbed.experiments.gradients import gradient
 from moonbed.experiments.spec import Training
 
 if TYPE_CHECKING:
@@ -20,10 +24,10 @@ if TYPE_CHECKING:
 else:
     torch = lazy_import("torch")
 
-__all__ = ["BLOCK", "Diverged", "State", "train"]
+__all__ = ["BLOCK", "Diverged", "State", "blocks", "train"]
 
 BLOCK = 100
-"""Steps between two states that `train` yields, and between two lines of the training log."""
+"""Steps that are prepared at once, between two states that `train` yields and two lines of the training log."""
 
 
 class Diverged(RuntimeError):
@@ -35,23 +39,37 @@ class Diverged(RuntimeError):
 
 
 class State:
-    """Where a training stands: weights, their average, optimiser, step, log. Made new from its configuration."""
+    """Where a training stands: weights, their average, optimiser, step, log. Made new from its configuration.
+
+    `vector` holds all weights, `gradient` their gradient; the parameters of the network are views of the two.
+    """
 
     def __init__(self, training: Training, device: str = "cpu") -> None:
         self.network: nn.Module = training.build().to(device)
-        self.weights: list[nn.Parameter] = list(self.network.parameters())
-        self.average = [w.detach().clone() for w in self.weights] if training.averaging else None
-        self.optimizer = training.optimizer.build(self.weights)
+        self.weights: list[nn.Parameter] = [w for w in self.network.parameters() if w.requires_grad]
+        self._names = [name for name, w in self.network.named_parameters() if w.requires_grad]
+        self.vector = torch.nn.Parameter(torch.cat([w.detach().reshape(-1) for w in self.weights]))
+        self.gradient = torch.zeros_like(self.vector.detach())
+        self.vector.grad = self.gradient
+        for w, data, grad in zip(self.weights, self.parts(self.vector.data), self.parts(self.gradient), strict=True):
+            w.data, w.grad = data, grad
+        self.average = self.vector.detach().clone() if training.averaging else None
+        optimizer = training.optimizer
+        self.optimizer = optimizer.build([self.vector] if optimizer.elementwise else self.weights)
         self.step = 0
         self.log: list[dict[str, float]] = []
         self.device = device
 
+    def parts(self, vector: Tensor) -> list[Tensor]:
+        """Views of a vector as long as that of the weights, in their shapes."""
+        pieces = vector.split([w.numel() for w in self.weights])
+        return [piece.view(w.shape) for piece, w in zip(pieces, self.weights, strict=True)]
+
     def tensors(self) -> dict[str, Tensor]:
         """All tensors of the state by name: `network.*`, `average.*`, `optimizer.<index>.*`."""
         out = {f"network.{k}": v for k, v in self.network.state_dict().items()}
-        names = [name for name, _ in self.network.named_parameters()]
         if self.average is not None:
-            out |= {f"average.{name}": a for name, a in zip(names, self.average, strict=True)}
+            out |= {f"average.{k}": v for k, v in zip(self._names, self.parts(self.average), strict=True)}
         for k, slots in self.optimizer.state_dict()["state"].items():
             out |= {f"optimizer.{k}.{slot}": v for slot, v in slots.items() if isinstance(v, torch.Tensor)}
         return {k: v.detach().cpu() for k, v in out.items()}
@@ -64,8 +82,7 @@ class State:
         """Become the state whose `tensors`, step and log these are."""
         self.network.load_state_dict({k[8:]: v for k, v in tensors.items() if k.startswith("network.")})
         if self.average is not None:
-            names = [name for name, _ in self.network.named_parameters()]
-            for name, average in zip(names, self.average, strict=True):
+            for name, average in zip(self._names, self.parts(self.average), strict=True):
                 average.copy_(tensors[f"average.{name}"])
         slots: dict[int, dict[str, Tensor]] = {}
         for key, value in tensors.items():
@@ -77,58 +94,86 @@ class State:
 
     def weights_for_sampling(self) -> dict[str, Tensor]:
         """The network's state dict as it is used for sampling: with averaged weights if there is an average."""
-        out = {k: v.detach().cpu() for k, v in self.network.state_dict().items()}
+        out = dict(self.network.state_dict())
         if self.average is not None:
-            names = [name for name, _ in self.network.named_parameters()]
-            out |= {name: a.detach().cpu() for name, a in zip(names, self.average, strict=True)}
-        return out
+            out |= dict(zip(self._names, self.parts(self.average), strict=True))
+        return {k: v.detach().cpu() for k, v in out.items()}
 
 
-def train(training: Training, state: State) -> Iterator[State]:
+def train(training: Training, state: State, ahead: bool = False) -> Iterator[State]:
     """Go on from `state` to the last step; yields it after every `BLOCK` steps and at the end.
 
+    With `ahead`, a thread prepares the next block meanwhile; results do not depend on it.
     Raises `Diverged` as soon as a block holds a loss, or leaves a weight, that is not finite; `state` is then that
     of the last good block. Any other exception, an interrupt among them, leaves it in the middle of a block.
     """
-    rng = training.rng
-    data = training.target.dataset(training.points, rng.stream("data")).to(state.device, torch.float32)
-    denoiser = Learned(state.network, training.prediction, training.schedule)
-    per_epoch = training.points // training.batch
-    order, epoch = None, -1
+    differentiate = gradient(training, state)
+    peak = [group["lr"] for group in state.optimizer.param_groups]
     good = state.snapshot()
     state.network.train()
-    while state.step < training.steps:
-        block = min(BLOCK, training.steps - state.step)
-        losses = torch.empty(block)
-        for k in range(block):
-            step = state.step + k
-            if epoch != step // per_epoch:
-                epoch = step // per_epoch
-                order = rng.stream("epoch", epoch).permutation(training.points).to(state.device)
-            place = step % per_epoch * training.batch
-            x0 = data[order[place : place + training.batch]]  # type: ignore[index]
-            with rng.stream("network", step).as_global():
-                loss = training.objective.loss(denoiser, x0, rng.stream("step", step), training.target).mean()
-            _update(training, state, loss, step)
-            losses[k] = loss.detach()
+    for examples in blocks(training, state.step, state.device, ahead):
+        losses = torch.empty(len(examples.x), device=state.device)
+        with training.rng.stream("network", state.step // BLOCK).as_global():
+            for k, batch in enumerate(zip(*examples, strict=True)):
+                losses[k] = differentiate(Examples(*batch))
+                _update(training, state, peak, state.step + k)
         bad = ~torch.isfinite(losses)
-        if bad.any() or not all(torch.isfinite(w).all() for w in state.weights):
-            k = int(bad.int().argmax()) if bad.any() else block - 1
+        if bad.any() or not torch.isfinite(state.vector).all():
+            k = int(bad.int().argmax()) if bad.any() else len(losses) - 1
             diverged = Diverged(state.step + k + 1, float(losses[k]))
             state.load(*good)
             raise diverged
-        state.step += block
-        state.log.append({"step": state.step, "loss": math.fsum(losses.tolist()) / block})
+        state.step += len(losses)
+        state.log.append({"step": state.step, "loss": math.fsum(losses.tolist()) / len(losses)})
         good = state.snapshot()
         yield state
 
 
-def _update(training: Training, state: State, loss: Tensor, step: int) -> None:
-    state.optimizer.zero_grad()
-    loss.backward()
-    if training.clip is not None:
-        torch.nn.utils.clip_grad_norm_(state.weights, training.clip, foreach=True)
+def _update(training: Training, state: State, peak: list[float], step: int) -> None:
+    factor = training.learning_rate(step, training.steps)
+    for group, lr in zip(state.optimizer.param_groups, peak, strict=True):
+        group["lr"] = factor * lr
     state.optimizer.step()
     if state.average is not None and training.averaging is not None:
-        with torch.no_grad():
-            training.averaging.update(state.average, [*state.weights], step + 1)
+        training.averaging.update([state.average], [state.vector.detach()], step + 1)
+
+
+def blocks(training: Training, start: int, device: str = "cpu", ahead: bool = False) -> Iterator[Examples]:
+    """The examples of the steps from `start` on, block by block: (steps, batch, ...) each.
+
+    They are made on the CPU, the same for every device, and moved once a block.
+    """
+    data = training.target.dataset(training.points, training.rng.stream("data")).to(torch.float32)
+    starts = range(start, training.steps, BLOCK)
+
+    def block(first: int) -> Examples:
+        count = min(BLOCK, training.steps - first)
+        x0 = data[torch.cat(list(_batches(training, first, count)))]
+        stream = training.rng.stream("block", first // BLOCK)
+        source = Source(training.target, data)
+        made = training.objective.examples(training.prediction, training.schedule, x0, source, stream)
+        return Examples(*(part.reshape(count, training.batch, *part.shape[1:]).to(device) for part in made))
+
+    if not ahead:
+        yield from map(block, starts)
+        return
+    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(torch.get_num_threads(),)) as thread:
+        coming = [thread.submit(block, first) for first in starts[:1]]
+        for first in [*starts[1:], None]:
+            done = coming.pop() if coming else None
+            if first is not None:
+                coming.append(thread.submit(block, first))
+            if done is not None:
+                yield done.result()
+
+
+def _batches(training: Training, first: int, count: int) -> Iterator[Tensor]:
+    """The places (batch,) of `count` batches in the data: through all points without replacement, again and again."""
+    per_epoch = training.points // training.batch
+    order, epoch = torch.empty(0, dtype=torch.int64), -1
+    for step in range(first, first + count):
+        if epoch != step // per_epoch:
+            epoch = step // per_epoch
+            order = training.rng.stream("epoch", epoch).permutation(training.points)
+        place = step % per_epoch * training.batch
+        yield order[place : place + training.batch]

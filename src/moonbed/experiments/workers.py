@@ -22,7 +22,7 @@ from typing import Any
 from moonbed.component import SpecError
 from moonbed.experiments.plugins import load_file
 
-__all__ = ["Failure", "Task", "cores", "run_tasks"]
+__all__ = ["Failure", "Progress", "Task", "cores", "run_tasks"]
 
 ATTEMPTS = 3
 """How often a task is started before its death counts as a failure."""
@@ -38,6 +38,16 @@ class Task:
     function: Callable[..., Iterator[Any]]
     args: tuple[Any, ...]
     files: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a task is: `done` of `total` steps of a stage."""
+
+    stage: str
+    done: int
+    total: int
+    note: str = ""
 
 
 @dataclass(frozen=True)

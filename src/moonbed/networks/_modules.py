@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -21,6 +22,19 @@ class TimestepModule(nn.Module):
 
     def forward(self, c_noise: Tensor) -> Tensor:
         return self.mlp(self.sinusoids(self.scale * c_noise))
+
+
+class FourierModule(nn.Module):
+    """c_noise (n,) -> (n, 2 count): cosines and sines."""
+
+    def __init__(self, count: int, low: float, high: float) -> None:
+        super().__init__()
+        self.frequencies: Tensor
+        self.register_buffer("frequencies", torch.logspace(math.log10(low), math.log10(high), count), persistent=False)
+
+    def forward(self, c_noise: Tensor) -> Tensor:
+        angle = c_noise[:, None] * self.frequencies
+        return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
 
 def zero(linear: nn.Linear) -> nn.Linear:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from moonbed.component import Positive, PositiveFloat
@@ -25,3 +26,26 @@ class Timestep(Embedding):
         from moonbed.networks._modules import TimestepModule
 
         return TimestepModule(self.channels, self.width, self.scale)
+
+
+class Fourier(Embedding):
+    """cos(w c_noise) and sin(w c_noise) for width/2 frequencies w from `low` to `high`, evenly spaced in log w.
+
+    No weights. For smooth functions of the noise level: `high` is radians a unit of c_noise, which spans 2 to 3 units
+    where it is log(sigma/alpha)/4, and 1 where it is the time.
+    """
+
+    width: Positive = 16
+    low: PositiveFloat = 0.8
+    high: PositiveFloat = 12.5
+
+    def check(self) -> Iterator[tuple[str, str]]:
+        if self.width % 2:
+            yield "width", f"should be even, given {self.width}"
+        if self.high < self.low:
+            yield "high", f"should be at least low ({self.low:g}), given {self.high:g}"
+
+    def build(self) -> nn.Module:
+        from moonbed.networks._modules import FourierModule
+
+        return FourierModule(self.width // 2, self.low, self.high)
