@@ -140,6 +140,22 @@ def test_a_makespan_is_the_longest_first():
     assert speed.makespan([9, 1, 1], 2) == 9
 
 
+def test_the_rows_are_summed_as_they_are_run(monkeypatch):
+    """One core: seven trainings and eight of the rest for Moonbed, eight of all for the reference."""
+
+    def stage_of(row, stage, size):
+        return common.Line(f"{row} {stage}", *(([100.0], [1000.0]) if stage == "training" else ([10.0], [20.0])))
+
+    monkeypatch.setattr(speed, "stage_of", stage_of)
+    monkeypatch.setattr(speed, "CORES", 1)
+    monkeypatch.setattr(speed, "evaluation_times", lambda size: ([1.0], [2.0], {"seconds": 5.0, "drawn": 1}))
+    *lines, total, with_floors, _ = speed.rows(speed.Size())
+    assert len(lines) == 7 + 4
+    assert total.moonbed == [7 * 100 + 8 * 11]
+    assert total.reference == [8 * 1022]
+    assert with_floors.moonbed == [7 * 100 + 8 * 11 + 5]
+
+
 def test_the_limit_is_the_products_that_a_gradient_takes(monkeypatch):
     """Forward and weight gradient of every layer, and the input's, but for the layers on x and on the sinusoids."""
     made = []
