@@ -40,7 +40,7 @@ __all__ = ["C2ST", "MMD", "Energy", "SlicedW1"]
 
 _FAR = 1e150  # squares of what is nearer stay finite in float64
 _BLOCK = 1 << 18  # pairs at once: 2 MB, stays in the cache
-_EXACT = 20_000  # points up to which the median of their distances is exact
+_EXACT = 50_000  # points up to which the median of their distances is exact
 _TILE = 16  # points that are near or far together
 _DIRECT = {1: 2_000, 2: 2_000, 3: 40_000}  # points together up to which the energy is summed pair by pair, a dimension
 _ANGLES = 128  # directions in the plane
@@ -59,11 +59,11 @@ class MMD(Metric):
     below 0, and so most perfect samplers, to exactly 0.
 
     In one or two dimensions the sums over pairs are taken by plane waves (see `fourier`), equal to those pair by pair
-    to rounding. The median is exact up to 20,000 points together; above, it is that of 17 million pairs, with an
-    error of 1 part in 4,000 that no value shows.
+    to rounding. The median is exact up to 50,000 points together; above that it is that of 8 million pairs, off by 1
+    part in 1,000 (one sd), and the value by less.
 
     No units, from -1/(n-1) - 1/(m-1) to 2. On one core and two moons 0.09 s at n = m = 5,000, of which the median is
-    0.06 s, 5 s and 0.6 GB at a million, O(n + m); in more dimensions 0.7 s and O((n+m)²). Points far away from the
+    0.06 s, 5 s and 0.3 GB at a million, O(n + m); in more dimensions 0.7 s and O((n+m)²). Points far away from the
     others, and kernels much narrower than the points' extent, are summed pair by pair if that is faster.
     Blind to detail below s/2: at these bandwidths a noise 20 % too wide passes unseen.
     An infinite sample has kernel 0 with all others: the value stays finite. NaN if the median is 0 or infinite.
@@ -100,11 +100,11 @@ class Energy(Metric):
     (E|Y-Y'|)/m under equal laws. The root needs "V".
 
     Exact up to 2,000 points together and on a line. Above that, in the plane, a mean over 128 directions of the exact
-    distance on a line, but for points far from the others: at n = m = 5,000 off by 3e-8 (one sd) where the unit is the
-    standard deviation of two moons, "V" of perfect samples being 4e-4. In more dimensions exact up to 40,000 points,
-    above that a mean over 256 fixed directions, off by about 1 %.
+    distance on a line, but for points far from the others: off by 3e-8 (one sd) for two moons at n = m = 5,000, where
+    "V" of perfect samples is 6e-4. In more dimensions exact up to 40,000 points, above that a mean over 256 fixed
+    directions, off by about 1 %.
 
-    Units of x (root: their square root). O((n+m) log(n+m)) time, on one core 0.04 s at n = m = 5,000, 25 s and 0.2 GB
+    Units of x (root: their square root). O((n+m) log(n+m)) time, on one core 0.04 s at n = m = 5,000, 20 s and 0.2 GB
     at a million; in more dimensions 0.3 s and O((n+m)²) where it is exact.
     Blind to what hardly moves mass: the width of the noise, a few points between the modes.
     An infinite sample makes "V" infinite and "U" NaN: its leading terms cancel, one exploded point moves it by O(1/n).
@@ -282,8 +282,8 @@ def _median_squared_distance(z: np.ndarray, n: int) -> float:
     """Median over the n(n-1)/2 pairs of n points, of which the rows of z are the finite ones; exact up to `_EXACT`.
 
     Selection instead of sorting: some pairs bracket the median, one pass counts what lies below the bracket and keeps
-    what lies within. Above `_EXACT` points it is the median of 2²⁴ pairs, of each point with the next few in a fixed
-    random order: as each point counts as often as it should, its rank is off by a share of 1e-4 of all pairs (one sd).
+    what lies within. Above `_EXACT` points it is the median of 2²³ pairs, of each point with the next few in a fixed
+    random order: as each point counts as often as it should, its rank is off by 2e-4 of all pairs (one sd).
     """
     pairs, largest = len(z) * (len(z) - 1) // 2, float(np.finfo(float).max)
     first, last = (n * (n - 1) // 2 - 1) // 2, n * (n - 1) // 2 // 2
@@ -291,7 +291,7 @@ def _median_squared_distance(z: np.ndarray, n: int) -> float:
         return math.inf
     brackets: list[tuple[float, float]] = [(0.0, largest)]
     if pairs > 4 * _BLOCK:
-        some = _some_squared_distances(z, (1 << 18) if len(z) <= _EXACT else (1 << 24))
+        some = _some_squared_distances(z, (1 << 18) if len(z) <= _EXACT else (1 << 23))
         if len(z) > _EXACT:
             return float(np.quantile(some, (first + last) / 2 / (pairs - 1)))
         for width in (0.02, 0.004):
@@ -457,9 +457,10 @@ def _energy(evaluation: Evaluation) -> dict[str, float]:
 
 
 def _near(norms: np.ndarray, dim: int) -> float | None:
-    """The norm up to which points are projected; None: the sum over all pairs is as fast, or is to be had at all.
+    """The norm up to which points are projected; None where all pairs are to be summed.
 
-    The points beyond are those of more than 30 times the median norm, or as many as make 2²⁶ pairs with all others.
+    That is where there are few points, or no more than 40,000 of which an eighth is far away. Beyond the norm are the
+    points of more than 30 times the median norm, but no more than make 2²⁶ pairs with all others.
     """
     n = len(norms)
     if n <= _DIRECT[min(dim, 3)]:
