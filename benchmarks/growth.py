@@ -179,7 +179,7 @@ def main() -> int:
     if given.tiny:
         sizes, given.metrics = [100, 200], "Energy,NLL"
     if "training" in given.only.split(","):
-        quick = (100, [64, 128], 1) if given.tiny else (200, [256, 512, 1024, 2048], 3)
+        quick = (100, [64, 128], 1) if given.tiny else (100, [256, 512, 1024, 2048], 3)
         results["training"] = training(*quick)
         print(f"## training, preset `ema`, one thread\n\n{training_table(results['training'])}\n")
     if "metrics" in given.only.split(","):
