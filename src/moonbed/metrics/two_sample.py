@@ -192,7 +192,7 @@ class C2ST(Metric):
     With such a reference every fold of the first repeat leaves out one contiguous arc of it, where only samples remain
     to learn from, and an exact sampler gets 0.12 accuracy there.
 
-    No units. On one core at n = m = 5,000, 15 folds: the machine 0.5 s and 50 MB in the plane, O(n) (see `svm`), but by
+    No units. On one core at n = m = 5,000, 15 folds: the machine 0.7 s and 50 MB in the plane, O(n) (see `svm`), but by
     libsvm 40 s and 0.6 GB where its kernel has no low rank, above two dimensions, O(n²) to O(n³); logistic regression
     0.1 s, boosting 3 s.
     Blind to anything small (gamma "scale" is smooth), logistic regression to all but a shift of the mean, boosting to
