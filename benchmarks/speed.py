@@ -312,6 +312,10 @@ def main() -> int:
     if unknown := sorted(set(names) - set(SECTIONS)):
         parser.error(f"no section is called {unknown[0]!r}; there are {', '.join(SECTIONS)}")
     size = TINY if given.tiny else Size()
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    print(f"{CORES} cores, load {load:.1f} at the start")
+    if load > 0.5:
+        print("The machine is busy: two threads that wait for one another suffer most, so rows flatters Moonbed here.")
     found = {name: report(name, SECTIONS[name](size)) for name in names}
     if given.full:
         found["full"] = report("full", full())
@@ -320,7 +324,7 @@ def main() -> int:
         print("\n## Summary\n\n" + table(HEAD, [line.cells() for line in lines]))
         print(f"\n{sum(bool(line.met) for line in lines)} of {len(lines)} targets met; {CORES} cores")
     sections = {k: {**section, "lines": [line.record() for line in section["lines"]]} for k, section in found.items()}
-    write(given.out, {"tiny": given.tiny, "sections": sections})
+    write(given.out, {"tiny": given.tiny, "load": load, "sections": sections})
     return int(any(section["failed"] for section in found.values()))
 
 
