@@ -180,7 +180,7 @@ def moonbed_values(n: int) -> Iterator[float]:
 
 def moonbed_floors(n: int, draws: int, most: float) -> Iterator[dict[str, float]]:
     """Seconds of a floor of `draws` draws; where one draw says that it takes more than `most`, of that one."""
-    from moonbed.experiments.run import draw_floors
+    from moonbed.experiments.floors import draw_floors
     from moonbed.experiments.store import Store
     from moonbed.metrics.suites import SUITES
     from moonbed.targets.published import PublishedMoons
