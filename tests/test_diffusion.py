@@ -21,7 +21,7 @@ from moonbed.diffusion.objectives import (
     Uniform,
 )
 from moonbed.diffusion.predictions import EDM, X0, Epsilon
-from moonbed.diffusion.samplers import DDIM, DPMSolver2M, Euler, Heun, Spacing, UniformLogSNR, UniformTime
+from moonbed.diffusion.samplers import DDIM, DPMSolver2M, Euler, Heun, SinhLogSNR, Spacing, UniformLogSNR, UniformTime
 from moonbed.diffusion.schedules import VE, Cosine, Linear
 from moonbed.rng import Rng
 from moonbed.targets.curves import TwoMoons
@@ -351,7 +351,13 @@ def test_spacings_fall_from_one_to_zero(spacing, schedule, steps):
     t = spacing.times(schedule, steps)
     assert t.shape == (steps + 1,)
     assert t.dtype == torch.float64
-    assert (t[0], t[-1]) == (1, 0)
+    if isinstance(spacing, SinhLogSNR):  # it leaves out where there is nothing to decide
+        ratio = torch.exp(-schedule.logsnr(t[[0, -1]]) / 2)
+        assert 1 < ratio[0] <= 10.01
+        assert 0.0149 < ratio[1] < 0.2
+        assert (t[0] <= 1, t[-1] >= 0) == (True, True)
+    else:
+        assert (t[0], t[-1]) == (1, 0)
     assert (t.diff() < 0).all()
 
 
@@ -381,7 +387,18 @@ def test_order_of_convergence(sampler, order, schedule, spacing):
 
 @pytest.mark.parametrize("schedule", [cls() for cls in members(Schedule).values()], ids=name)
 @pytest.mark.parametrize(
-    "sampler", [DDIM(), DDIM(steps=128, eta=1), DDIM(steps=128, eta=0.5), Euler(steps=256), Heun(steps=32)], ids=name
+    "sampler",
+    [
+        DDIM(),
+        DDIM(steps=128, eta=1),
+        DDIM(steps=128, eta=0.5),
+        Euler(steps=256),
+        Heun(steps=32),
+        DPMSolver2M(),
+        DPMSolver2M(eta=0.5),
+        DPMSolver2M(steps=19, spacing=SinhLogSNR()),
+    ],
+    ids=name,
 )
 def test_samplers_have_the_law(sampler, schedule):
     laws.sampler_has_the_law(sampler, schedule, TwoMoons(noise=0.2), n=1_000)
@@ -390,6 +407,19 @@ def test_samplers_have_the_law(sampler, schedule):
 @pytest.mark.slow
 def test_ancestral_sampling_has_the_law_of_the_sharp_moons():
     laws.sampler_has_the_law(DDIM(steps=600, eta=1), Cosine(), TwoMoons())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", [VE(), Cosine(), DiffusersBetas()], ids=name)
+def test_twenty_evaluations_well_spent_have_the_law_of_the_sharp_moons(schedule):
+    laws.sampler_has_the_law(DPMSolver2M(steps=19, spacing=SinhLogSNR(), eta=0.16), schedule, TwoMoons())
+
+
+def test_a_spacing_outside_of_the_schedule_is_refused():
+    with pytest.raises(SpecError, match="no noise ratios from 1e"):
+        SinhLogSNR(low=1e-6, high=1e-5).times(Cosine(), 4)
+    with pytest.raises(SpecError, match="above low"):
+        SinhLogSNR(low=1, high=0.5)
 
 
 def test_the_law_sees_a_coarse_sampler():

@@ -40,7 +40,7 @@ from moonbed.component import Component, SpecError, members, nearest
 
 @app.command
 def run(
-    what: str,
+    what: str = "fast",
     /,
     *changes: str,
     protocol: Annotated[
@@ -61,12 +61,13 @@ def run(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> int:
-    """Train, sample and evaluate a preset, or the experiments of a Python file.
+    """Train, sample and evaluate a preset (`fast` unless said), or the experiments of a Python file.
 
     Changes are written `name=value`, with the dotted name of a field; values with commas between them are a sweep.
 
     For example:
 
+        moonbed run
         moonbed run baseline --budget quick
         moonbed run residual sampler.steps=64 training.steps=5000
         moonbed run ema training.seed=0,1,2 training.steps=2000 --jobs 2
@@ -76,6 +77,8 @@ def run(
     from moonbed.experiments.rows import follow, rows
     from moonbed.experiments.store import Store
 
+    if "=" in what:
+        what, changes = "fast", (what, *changes)
     if what.endswith(".py"):
         from moonbed.experiments.plugins import experiments_in
 

@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from moonbed._lazy import lazy_import
-from moonbed.component import Component, Fraction, Positive
+from moonbed.component import Component, Fraction, NonNegative, Positive, PositiveFloat, SpecError
 from moonbed.diffusion.denoisers import Denoiser
 from moonbed.diffusion.schedules import Schedule
 from moonbed.rng import Stream
@@ -32,7 +32,7 @@ class Spacing(Component):
 
     @abstractmethod
     def times(self, schedule: Schedule, steps: int) -> Tensor:
-        """(steps + 1,) float64, falling from 1 to 0."""
+        """(steps + 1,) float64, falling from 1, or from where there is noise enough, to 0 or near it."""
 
 
 class UniformTime(Spacing):
@@ -51,6 +51,38 @@ class UniformLogSNR(Spacing):
         t = schedule.time(torch.linspace(hi, lo, steps + 1, dtype=torch.float64))
         t[0], t[-1] = 1, 0
         return t
+
+
+class SinhLogSNR(Spacing):
+    """Even in u with log(sigma/alpha) = log(centre) + width sinh(u): close together about `centre`, wider away from it.
+
+    From `high` to `low`, noise ratios sigma/alpha, as far as the schedule has them. Data of unit variance are decided
+    between ratios of a tenth and one, and few steps are best spent there. The defaults are the best of a coarse search
+    for `DPMSolver2M` with 20 evaluations of the exact two moons.
+    """
+
+    centre: PositiveFloat = 0.3
+    width: PositiveFloat = 1.4
+    low: PositiveFloat = 0.015
+    high: PositiveFloat = 10.0
+
+    def check(self) -> Iterator[tuple[str, str]]:
+        if self.high <= self.low:
+            yield "high", f"should be above low ({self.low:g}), given {self.high:g}"
+
+    def times(self, schedule: Schedule, steps: int) -> Tensor:
+        first, last = (math.asinh(math.log(s / self.centre) / self.width) for s in self._range(schedule))
+        u = torch.linspace(first, last, steps + 1, dtype=torch.float64)
+        return schedule.time(-2 * (math.log(self.centre) + self.width * torch.sinh(u)))
+
+    def _range(self, schedule: Schedule) -> tuple[float, float]:
+        ends = torch.exp(-schedule.logsnr(torch.tensor([1.0, 0.0], dtype=torch.float64)) / 2).tolist()
+        high, low = min(self.high, ends[0]), max(self.low, ends[1])
+        if high <= low:
+            raise SpecError(
+                [("sampler.spacing", f"the schedule has no noise ratios from {self.low:g} to {self.high:g}")]
+            )
+        return high, low
 
 
 class Sampler(Component):
@@ -119,13 +151,16 @@ class Heun(SteppingSampler):
 
 
 class DPMSolver2M(SpacedSampler):
-    """DPM-Solver++ (2M) (Lu et al. 2022, algorithm 2): x0_hat extrapolated linearly in lambda = log(alpha/sigma).
+    """DPM-Solver++ (2M) (Lu et al. 2022, algorithm 2), and with `eta` > 0 its form for the reverse SDE (2M SDE).
 
-        x_u = sigma_u/sigma_t x_t + alpha_u (1 - e^-h) (x0_hat + (x0_hat - x0_hat before)/(2 r))
+        x_u = sigma_u/sigma_t e^(-eta h) x_t + alpha_u (1 - e^(-(1 + eta) h)) D + sigma_u sqrt(1 - e^(-2 eta h)) z
 
-    with h = lambda_u - lambda_t and r the step before over this one. Second order at one evaluation a step; the first
-    step is DDIM's.
+    with h = lambda_u - lambda_t, lambda = log(alpha/sigma), standard normal z, and D = x0_hat + (x0_hat - x0_hat
+    before)/(2 r), r the step before over this one. One evaluation a step; second order with eta = 0. The first step is
+    DDIM's. Noise corrects what earlier steps did wrong, and wants more of them: eta = 1 is that of the SDE.
     """
+
+    eta: NonNegative = 0.0
 
     def trajectory(self, denoiser: Denoiser, noise: Tensor, stream: Stream) -> Iterator[Tensor]:
         schedule = denoiser.schedule
@@ -137,7 +172,10 @@ class DPMSolver2M(SpacedSampler):
             h = half_logsnr[k + 1] - half_logsnr[k]
             x0 = denoiser(x, times[k])
             ahead = x0 if before is None else x0 + (x0 - before) * (h / (2 * (half_logsnr[k] - half_logsnr[k - 1])))
-            x = sigma[k + 1] / sigma[k] * x - alpha[k + 1] * math.expm1(-h) * ahead
+            kept = sigma[k + 1] / sigma[k] * math.exp(-self.eta * h)
+            x = kept * x - alpha[k + 1] * math.expm1(-(1 + self.eta) * h) * ahead
+            if self.eta:
+                x = x + sigma[k + 1] * math.sqrt(-math.expm1(-2 * self.eta * h)) * stream.normal(x.shape).to(x)
             before = x0
             yield x
         yield denoiser(x, times[-1])
