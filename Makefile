@@ -43,7 +43,7 @@ $(VENV)/.installed-bench: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/speed.py --out build/speed.json
-	$(BIN)/python benchmarks/growth.py --seconds 30 --out build/growth.json
+	$(BIN)/python benchmarks/growth.py --out build/growth.json
 
 bench-truth: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/calibration.py --out build/calibration.json
