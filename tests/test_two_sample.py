@@ -144,7 +144,12 @@ def direct_c2st(x, y, model, folds, repeats, seed):
 MODELS = [
     ("svm", SVC()),
     ("logistic", LogisticRegression()),
-    ("boosting", HistGradientBoostingClassifier(early_stopping=False, random_state=0)),
+    (
+        "boosting",
+        HistGradientBoostingClassifier(
+            max_iter=20, learning_rate=0.2, max_bins=64, early_stopping=False, random_state=0
+        ),
+    ),
 ]
 
 

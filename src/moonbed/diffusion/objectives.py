@@ -23,7 +23,7 @@ from moonbed._lazy import lazy_import
 from moonbed.component import Component, NonNegative, NonNegativeInt, Positive, PositiveFloat
 from moonbed.diffusion.denoisers import column
 from moonbed.diffusion.predictions import Prediction
-from moonbed.diffusion.schedules import Schedule
+from moonbed.diffusion.schedules import Schedule, at
 from moonbed.rng import Stream
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ class Objective(Component):
     ) -> Examples:
         """Each row of x0 (n, dim) at a random time with random noise."""
         t = self.times.sample(len(x0), schedule, stream).to(x0.device)
-        eps = stream.normal(x0.shape).to(x0)
+        eps, schedule = stream.normal(x0.shape).to(x0), at(schedule, t)
         a, s = schedule.alpha(t), schedule.sigma(t)
         c_skip, c_out = prediction.scalings(schedule, t)
         x_t = column(a, x0) * x0 + column(s, x0) * eps

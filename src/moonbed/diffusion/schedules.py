@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from annotated_types import Gt, Lt
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 else:
     torch = lazy_import("torch")
 
-__all__ = ["Schedule"]
+__all__ = ["Schedule", "at"]
 
 Margin = Annotated[float, Gt(0), Lt(0.5)]
 
@@ -63,6 +63,30 @@ class Schedule(Component):
             early = self.logsnr(mid) > logsnr
             lo, hi = torch.where(early, mid, lo), torch.where(early, hi, mid)
         return (lo + hi) / 2
+
+
+def at(schedule: Schedule, t: Tensor) -> Schedule:
+    """The schedule for someone who asks it several times at the same t: each coefficient is computed once."""
+    return cast(Schedule, _At(schedule, t))
+
+
+class _At:
+    def __init__(self, schedule: Schedule, t: Tensor) -> None:
+        self._schedule, self._t, self._known = schedule, t, dict[str, Any]()
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._schedule, name)
+        if name not in ("alpha", "sigma", "logsnr", "derivatives"):
+            return method
+
+        def once(t: Tensor) -> Any:
+            if t is not self._t:
+                return method(t)
+            if name not in self._known:
+                self._known[name] = method(t)
+            return self._known[name]
+
+        return once
 
 
 class Cosine(Schedule):

@@ -108,4 +108,6 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
     torch._inductor.config.compile_threads = 1  # a worker of ours may not have children
     torch.compiler.reset()  # what earlier trainings compiled: the number of variants that are kept is limited
-    return torch.compile(function, dynamic=False)
+    return torch.compile(
+        function, dynamic=False, options={"cpp_wrapper": True}
+    )  # a tenth of a step is calls from Python
