@@ -46,15 +46,22 @@ def moonbed_training(preset: str, steps: int, protocol: str = "default", **chang
 
 
 def moonbed_whole(preset: str, protocol: str = "default", **changes: Any) -> Iterator[float]:
-    """Seconds of a whole training, from its configuration to its last weight."""
+    """Seconds of a whole training, from its configuration to its last weight.
+
+    Where torch has more than one thread it is as `moonbed run` does it: one trains, one prepares the next block.
+    """
+    import torch
+
     from moonbed.experiments.train import State, train
 
     training = experiment_of(preset, protocol, **changes).training
     training.build()
+    ahead = torch.get_num_threads() > 1
+    torch.set_num_threads(1)
     while True:
         started = time.perf_counter()
         state = State(training)
-        for _ in train(training, state):
+        for _ in train(training, state, ahead):
             pass
         yield time.perf_counter() - started
 
@@ -159,10 +166,16 @@ def _timed(walk: Iterator[Any], steps: int) -> Iterator[float]:
 # Evaluation
 
 
-def moonbed_values(n: int) -> Iterator[float]:
-    """The published suite of new exact samples against the published reference, no interval, no floor."""
-    from moonbed.metrics import Evaluation
+def four() -> tuple[Any, ...]:
+    """MMD, energy distance, sliced W1, and both scores of the C2ST: what plain.py computes."""
     from moonbed.metrics.suites import SUITES
+
+    return SUITES["published"][:5]
+
+
+def moonbed_values(n: int) -> Iterator[float]:
+    """The four published metrics of new exact samples against the published reference, no interval, no floor."""
+    from moonbed.metrics import Evaluation
     from moonbed.rng import Rng
     from moonbed.targets.published import PublishedMoons
 
@@ -173,26 +186,25 @@ def moonbed_values(n: int) -> Iterator[float]:
         x, y = target.sample(size, rng.stream("samples")).numpy(), target.dataset(size, rng.stream("y")).numpy()
         started = time.perf_counter()
         evaluation = Evaluation(x, y, rng, law=target)
-        for metric in SUITES["published"]:
+        for metric in four():
             float(metric(evaluation))
         yield time.perf_counter() - started
 
 
-def moonbed_floors(n: int, draws: int, most: float) -> Iterator[dict[str, float]]:
+def moonbed_floors(n: int, draws: int, most: float, jobs: int) -> Iterator[dict[str, float]]:
     """Seconds of a floor of `draws` draws; where one draw says that it takes more than `most`, of that one."""
     from moonbed.experiments.floors import draw_floors
     from moonbed.experiments.store import Store
-    from moonbed.metrics.suites import SUITES
     from moonbed.targets.published import PublishedMoons
 
     with tempfile.TemporaryDirectory() as folder:
-        target, metrics, store = PublishedMoons(), SUITES["published"], Store.at(folder)
+        target, metrics, store = PublishedMoons(), four(), Store.at(folder)
         list(draw_floors(target, metrics, 64, 1, store))
         started = time.perf_counter()
         list(draw_floors(target, metrics, n, 1, store))
         drawn, seconds = 1, time.perf_counter() - started
         if draws > 1 and draws * seconds <= most:
-            list(draw_floors(target, metrics, n, draws, store))
+            list(draw_floors(target, metrics, n, draws, store, jobs))
             drawn, seconds = draws, time.perf_counter() - started
         yield {"drawn": drawn, "seconds": seconds * draws / drawn}
 

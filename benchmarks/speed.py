@@ -11,7 +11,7 @@ network's forward passes alone. The sections:
     step        ms a training step of two presets, on one thread
     quality     the preset `fast` against 40,000 plain steps of `residual`, and what it reaches
     rows        the eight rows at the paper's budget on this machine's cores, from times a step; --full runs them too
-    evaluation  the published suite at n = 5,000, with its floor of 20 draws and without
+    evaluation  the four published metrics at n = 5,000, with a floor of 20 draws, on all cores, and without
     sampling    samplers against the forward passes that they take
     import      `import moonbed`, `--help` and an error against bare Python
     ensemble    eight seeds in one call
@@ -75,9 +75,10 @@ def step(size: Size) -> Section:
         parts["limit"] = Part("products", {"row": preset, "steps": size.steps})
         first, times = in_turns(PARTS, parts, size.repeats)
         ours, plain, limit = times["moonbed"], times["reference"], times["limit"]
-        met = median(ratio(ours, limit)) <= 1.6 and median(ratio(plain, ours)) >= 3
-        target = "ratio >= 3, <= 1.6 × limit"
-        yield Line(f"training step, {preset}", ours, plain, limit, target, met, unit="ms")
+        met = median(ratio(plain, ours)) >= 3
+        yield Line(f"training step, {preset}", ours, plain, (), "ratio >= 3", met, unit="ms")
+        met = median(ratio(ours, limit)) <= 1.6
+        yield Line(f"training step, {preset}, products", ours, (), limit, "<= 1.6 × limit", met, unit="ms")
         if jax_step.FOUND:
             jax = times["jax"]
             target, met = "ratio > 1", median(ratio(jax, ours)) > 1
@@ -135,7 +136,7 @@ def rows(size: Size) -> Section:
     jobs, target = f"{CORES} jobs, {label(None)}", "ratio >= 5"
     met = reference / total >= 5
     yield Line(f"{len(size.rows)} rows in all", [total], [reference], (), target, met, jobs)
-    yield Line("the same with floors", [total + floors["seconds"] / CORES], [reference], threads=jobs)
+    yield Line("the same with floors", [total + floors["seconds"]], [reference], threads=jobs)
     yield "from times on one core each, longest first on all cores; without intervals, which the reference has not"
 
 
@@ -149,8 +150,9 @@ def stage_of(row: str, stage: str, size: Size) -> Line:
         total, steps = SAMPLING, {"n": size.n, "steps": size.sampling}
         plain["total"] = SAMPLING
     a, b = Part(f"moonbed_{stage}", ours | steps), Part(f"plain_{stage}", plain | steps, None)
-    _, times = in_turns(PARTS, {"moonbed": a, "reference": b}, min(3, size.repeats))
-    found = ([total * v for v in times[side]] for side in ("moonbed", "reference"))
+    first, times = in_turns(PARTS, {"moonbed": a, "reference": b}, min(3, size.repeats))
+    start = {side: first[side] if stage == "training" else 0.0 for side in times}  # compilation counts
+    found = ([start[side] + total * v for v in times[side]] for side in ("moonbed", "reference"))
     return Line(f"{row}, {total:,} steps of {stage}", *found, threads=f"1, {label(None)}")
 
 
@@ -174,7 +176,9 @@ def evaluation_times(size: Size) -> tuple[list[float], list[float], dict[str, fl
         ours += [next(worker) for _ in range(more)]
         plain = [once(PARTS, Part("plain_values", {"n": size.n}, None))]
         ours += [next(worker) for _ in range(more)]
-    floors = once(PARTS, Part("moonbed_floors", {"n": size.n, "draws": size.draws, "most": size.seconds}))
+    floors = once(
+        PARTS, Part("moonbed_floors", {"n": size.n, "draws": size.draws, "most": size.seconds, "jobs": CORES})
+    )
     return ours, plain, floors
 
 
@@ -182,11 +186,19 @@ def evaluation(size: Size) -> Section:
     ours, plain, floors = evaluation_times(size)
     threads = f"1, {label(None)}"
     yield Line(
-        "published suite, floor cached", ours, plain, (), "ratio >= 50", median(ratio(plain, ours)) >= 50, threads
+        "four published metrics, floor cached",
+        ours,
+        plain,
+        (),
+        "ratio >= 50",
+        median(ratio(plain, ours)) >= 50,
+        threads,
     )
     both = [median(ours) + floors["seconds"]]
     met = median(ratio(plain, both)) >= 10
-    yield Line(f"published suite and a floor of {size.draws} draws", both, plain, (), "ratio >= 10", met, threads)
+    yield Line(
+        f"four published metrics and a floor of {size.draws} draws", both, plain, (), "ratio >= 10", met, threads
+    )
     if floors["drawn"] < size.draws:
         drawn = f"{floors['drawn']} of {size.draws} draws"
         yield f"floor: {drawn} measured, since all would have taken more than {size.seconds:.0f} s"
@@ -316,9 +328,11 @@ def main() -> int:
     print(f"{CORES} cores, load {load:.1f} at the start")
     if load > 0.5:
         print("The machine is busy: two threads that wait for one another suffer most, so rows flatters Moonbed here.")
-    found = {name: report(name, SECTIONS[name](size)) for name in names}
-    if given.full:
-        found["full"] = report("full", full())
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache  # what earlier runs compiled is not there
+        found = {name: report(name, SECTIONS[name](size)) for name in names}
+        if given.full:
+            found["full"] = report("full", full())
     lines = [line for section in found.values() for line in section["lines"] if line.target]
     if lines:
         print("\n## Summary\n\n" + table(HEAD, [line.cells() for line in lines]))
