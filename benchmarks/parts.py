@@ -236,8 +236,24 @@ def moonbed_quality(preset: str, **changes: Any) -> Iterator[dict[str, Any]]:
         yield {m.label: {"value": answers[m.id].value, "interval": answers[m.id].interval} for m in metrics}
 
 
-def moonbed_seeds(preset: str, seeds: int, **changes: Any) -> Iterator[float]:
-    """Seconds of `run` with one job over so many seeds, into an empty store; the first value is warm-up."""
+def moonbed_together(preset: str, seeds: int, steps: int, stacked: bool, **changes: Any) -> Iterator[float]:
+    """Seconds a step and seed, of `steps` steps of all of them; the first value is warm-up."""
+    from moonbed.experiments.together import advance
+    from moonbed.experiments.train import State
+
+    made = [experiment_of(preset, **changes, **{"training.steps": steps, "training.seed": s}) for s in range(seeds)]
+    trainings = [e.training for e in made]
+    while True:
+        states = [State(t) for t in trainings]
+        started = time.perf_counter()
+        for some in [slice(None)] if stacked else [slice(k, k + 1) for k in range(seeds)]:
+            for _ in advance(trainings[some], states[some]):
+                pass
+        yield (time.perf_counter() - started) / steps / seeds
+
+
+def moonbed_seeds(preset: str, seeds: int, device: str = "cpu", **changes: Any) -> Iterator[float]:
+    """Seconds of `run` with one job over so many seeds, into an empty store."""
     from moonbed.experiments.run import run
 
     for k in count():
@@ -245,11 +261,11 @@ def moonbed_seeds(preset: str, seeds: int, **changes: Any) -> Iterator[float]:
         some = [experiment_of(preset, **changes, **{"training.seed": 100 * k + seed}) for seed in range(seeds)]
         with tempfile.TemporaryDirectory() as folder:
             started = time.perf_counter()
-            run(some, metrics=(), store=folder, device="cpu", doubt=False)
+            run(some, metrics=(), store=folder, device=device, doubt=False)
             yield time.perf_counter() - started
 
 
-TRAINING = (moonbed_training, moonbed_whole, plain_training, jax_training, products, moonbed_seeds)
+TRAINING = (moonbed_training, moonbed_whole, plain_training, jax_training, products, moonbed_together, moonbed_seeds)
 SAMPLING = (moonbed_sampling, plain_sampling, forwards)
 EVALUATION = (moonbed_values, moonbed_floors, moonbed_quality, plain_values)
 PARTS = {part.__name__: part for part in (*TRAINING, *SAMPLING, *EVALUATION)}

@@ -1,7 +1,7 @@
 """Speed: Moonbed beside the published ablation in plain form (plain.py), beside JAX and beside what no code can beat.
 
     make bench
-    python benchmarks/speed.py [--only step,quality,rows,evaluation,sampling,import,ensemble] [--full] [--out x.json]
+    python benchmarks/speed.py [--only step,quality,rows,evaluation,sampling,import,ensemble,gpu] [--full] [--out FILE]
 
 A time alone says little of a shared machine, so every number is a ratio within one run: each side is a process of its
 own with the threads stated, and they take turns (A B A B); shown are median and range over n repeats. Ratio: reference
@@ -14,7 +14,8 @@ network's forward passes alone. The sections:
     evaluation  the four published metrics at n = 5,000, with a floor of 20 draws, on all cores, and without
     sampling    samplers against the forward passes that they take
     import      `import moonbed`, `--help` and an error against bare Python
-    ensemble    eight seeds in one call
+    ensemble    eight seeds as one batched computation
+    gpu         64 seeds of `residual`, where there is a GPU
 """
 
 from __future__ import annotations
@@ -238,14 +239,26 @@ def import_(size: Size) -> Section:
 
 
 def ensemble(size: Size) -> Section:
-    """`run` of several seeds with one job; if it trains them together, that shows here."""
-    common = {"preset": "ema", "training.steps": 5 * size.steps // 3}
-    parts = {"together": Part("moonbed_seeds", {**common, "seeds": size.seeds})}
-    parts["alone"] = Part("moonbed_seeds", {**common, "seeds": 1})
-    _, times = in_turns(PARTS, parts, min(3, size.repeats))
-    alone = [size.seeds * v for v in times["alone"]]
-    yield Line(f"{size.seeds} seeds of `ema` in one call", times["together"], alone)
-    yield f"reference: {size.seeds} × one seed; {common['training.steps']} steps each, one job"
+    """Seeds stacked into one batched computation against each alone, which is what a CPU gets."""
+    for batch in (64, 512):
+        common = {"preset": "ema", "seeds": size.seeds, "steps": size.steps, "training.batch": batch}
+        parts = {
+            side: Part("moonbed_together", {**common, "stacked": side == "stacked"}) for side in ("stacked", "alone")
+        }
+        _, times = in_turns(PARTS, parts, min(3, size.repeats))
+        what = f"{size.seeds} seeds of `ema` stacked, batch {batch}, a step of each"
+        yield Line(what, times["stacked"], times["alone"], unit="ms")
+    yield "reference: one after the other, which is what a CPU gets: its bits do not depend on company"
+
+
+def gpu(size: Size) -> Section:
+    import torch
+
+    if not torch.cuda.is_available():
+        yield "no GPU here: 64 seeds of `residual` at paper budget, for which the target is 2 minutes, left out"
+        return
+    seconds = once(PARTS, Part("moonbed_seeds", {"preset": "residual", "seeds": 64, "device": "cuda"}, None))
+    yield Line("64 seeds of `residual`", [seconds], target="< 120 s", met=seconds < 120, threads=label(None))
 
 
 # What the sections share
@@ -290,6 +303,7 @@ SECTIONS: dict[str, Callable[[Size], Section]] = {
     "sampling": sampling,
     "import": import_,
     "ensemble": ensemble,
+    "gpu": gpu,
 }
 
 

@@ -226,6 +226,21 @@ def test_the_exact_regression_target_is_the_conditional_mean(prediction):
     laws.close(loss(objective, Bent(), prediction, schedule, x0, law), wanted, "loss", 1e-6, 1e-6)
 
 
+@pytest.mark.parametrize("prediction", PREDICTIONS, ids=name)
+def test_many_points_are_denoised_in_parts_to_the_same_bits(prediction, monkeypatch):
+    schedule, x = Cosine(), Rng(0).stream("x").normal((100, 2))
+    denoiser, sizes = Learned(Bent(), prediction, schedule), []
+    denoiser.network.register_forward_hook(lambda module, given, out: sizes.append(len(out)))
+    for t in (torch.tensor(0.3, dtype=torch.float64), torch.linspace(0.1, 0.9, 100, dtype=torch.float64)):
+        with torch.no_grad():
+            whole = denoiser(x, t)
+            monkeypatch.setattr("moonbed.diffusion.denoisers.ROWS", 40)
+            assert torch.equal(denoiser(x, t), whole)
+        assert torch.equal(denoiser(x, t), whole)  # with gradients, in one part
+        monkeypatch.undo()
+    assert sizes == [100, 40, 40, 20, 100] * 2
+
+
 def test_all_regressions_have_the_same_gradient_on_average():
     """The minimum does not depend on the regression; what goes is variance."""
     schedule, law, network = Cosine(margin=0.1), TwoMoons(), Bent()

@@ -31,9 +31,9 @@ def compiling(monkeypatch):
     """Compile whatever the number of steps; how often torch was asked to."""
     asked, real = [], gradients.compiled
 
-    def counted(function):
+    def counted(function, *more):
         asked.append(function)
-        return real(function)
+        return real(function, *more)
 
     monkeypatch.setattr(gradients, "compiled", counted)
     monkeypatch.setattr(gradients, "PAYS", 1)
@@ -67,14 +67,14 @@ def test_compiled_bits_are_the_same_again_and_after_a_stop(compiling, monkeypatc
 
 
 def test_without_a_compiler_it_goes_on_and_says_so(monkeypatch):
-    def broken(function):
-        def compiled(*args):
+    def broken(function, **options):
+        def call(*args):
             raise RuntimeError("no C++ compiler")
 
-        return compiled
+        return call
 
     plain = finished(SMALL)
-    monkeypatch.setattr(gradients, "compiled", broken)
+    monkeypatch.setattr(torch, "compile", broken)
     monkeypatch.setattr(gradients, "PAYS", 1)
     with pytest.warns(UserWarning, match="not compiled, which only makes it slower: RuntimeError"):
         found = finished(SMALL)
@@ -82,6 +82,6 @@ def test_without_a_compiler_it_goes_on_and_says_so(monkeypatch):
 
 
 def test_few_steps_are_not_compiled(monkeypatch):
-    monkeypatch.setattr(gradients, "compiled", lambda function: pytest.fail("compiled"))
+    monkeypatch.setattr(gradients, "compiled", lambda *args: pytest.fail("compiled"))
     finished(SMALL)
     assert SMALL.steps < gradients.PAYS

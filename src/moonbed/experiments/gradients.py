@@ -79,35 +79,45 @@ def functional(training: Training, state: State) -> Callable[..., tuple[Tensor, 
 
 
 def _compiled(training: Training, state: State, otherwise: Differentiate) -> Differentiate:
-    both = compiled(functional(training, state))
+    def eager(vector: Tensor, *batch: Tensor) -> tuple[Tensor, Tensor]:
+        loss = otherwise(Examples(*batch))
+        return state.gradient, loss
+
+    both = compiled(functional(training, state), state.device, eager)
     vector, grad = state.vector.detach(), state.gradient
 
-    def fast(batch: Examples) -> Tensor:
+    def differentiate(batch: Examples) -> Tensor:
         found, loss = both(vector, *batch)
         grad.copy_(found)
         return loss
 
-    chosen: list[Differentiate] = []
-
-    def differentiate(batch: Examples) -> Tensor:
-        if not chosen:
-            try:
-                fast(batch)
-                chosen.append(fast)
-            except Exception as error:
-                warnings.warn(f"not compiled, which only makes it slower: {type(error).__name__}", stacklevel=2)
-                chosen.append(otherwise)
-        return chosen[0](batch)
-
     return differentiate
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`torch.compile` of a function that is called with one set of shapes."""
+def compiled(
+    function: Callable[..., Any], device: str, otherwise: Callable[..., Any] | None = None
+) -> Callable[..., Any]:
+    """`torch.compile` of a function that is called with one set of shapes; `otherwise`, or itself, where that fails.
+
+    On a GPU the step is replayed as a CUDA graph: its results are overwritten by the next call.
+    """
     import torch._inductor.config
 
     torch._inductor.config.compile_threads = 1  # a worker of ours may not have children
     torch.compiler.reset()  # what earlier trainings compiled: the number of variants that are kept is limited
-    return torch.compile(
-        function, dynamic=False, options={"cpp_wrapper": True}
-    )  # a tenth of a step is calls from Python
+    # On a CPU a tenth of a step is calls from Python
+    options = {"cpp_wrapper": True} if device == "cpu" else {"triton.cudagraphs": True}
+    fast = torch.compile(function, dynamic=False, options=options)
+    chosen: list[Callable[..., Any]] = []
+
+    def call(*args: Any) -> Any:
+        if not chosen:
+            try:
+                fast(*args)
+                chosen.append(fast)
+            except Exception as error:
+                warnings.warn(f"not compiled, which only makes it slower: {type(error).__name__}", stacklevel=2)
+                chosen.append(otherwise or function)
+        return chosen[0](*args)
+
+    return call

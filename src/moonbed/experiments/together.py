@@ -86,7 +86,7 @@ def _go(trainings: list[Training], states: list[State], ahead: bool) -> Iterator
     first, stack = trainings[0], _Stack(trainings, states)
     both = torch.func.vmap(functional(first, states[0]))
     if first.steps >= PAYS:
-        both = compiled(both)
+        both = compiled(both, states[0].device)
     for state in states:
         state.network.train()
     feeds = [blocks(t, s.step, s.device, ahead) for t, s in zip(trainings, states, strict=True)]

@@ -25,7 +25,7 @@ Against `published`, where the questions are the same:
   (see `C2ST`). Default: folds from the evaluation's stream.
 - C2ST again. 2|AUC - 1/2| is stated as a mean over folds, but the published values go down where samples get worse,
   and so does 2|mean AUC - 1/2|: both stand here. Default: the second, which is biased up less.
-- C2ST with a support vector machine takes 40 s at n = 5,000 and sees nothing smaller than a missing piece of arc.
+- C2ST with a support vector machine sees nothing smaller than a missing piece of arc.
   Default: gradient boosting on two halves, which is faster and sees more. Logistic regression, tried first by the
   write-up, sees a shift of the mean only: left out.
 
