@@ -106,7 +106,7 @@ def compiled(
     torch._inductor.config.compile_threads = 1  # a worker of ours may not have children
     torch.compiler.reset()  # what earlier trainings compiled: the number of variants that are kept is limited
     # On a CPU a tenth of a step is calls from Python
-    options = {"cpp_wrapper": True} if device == "cpu" else {"triton.cudagraphs": True}
+    options: dict[str, Any] = {"cpp_wrapper": True} if device == "cpu" else {"triton.cudagraphs": True}
     fast = torch.compile(function, dynamic=False, options=options)
     chosen: list[Callable[..., Any]] = []
 
