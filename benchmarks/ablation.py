@@ -51,7 +51,7 @@ def variants() -> dict[str, Experiment]:
 def judged(name: str, experiment: Experiment, seeds: int, store: str, jobs: int) -> Comparison:
     """The comparison of `fast` with a variant."""
     found = None
-    for about, event in compare({"fast": FAST, name: experiment}, METRICS, seeds=seeds, store=store, jobs=jobs):
+    for about, event in compare(("fast", FAST), (name, experiment), METRICS, seeds=seeds, store=store, jobs=jobs):
         if isinstance(event, Failure):
             sys.exit(f"{about}: {event.trace or event.message}")
         if isinstance(event, Comparison):

@@ -57,7 +57,7 @@ def test_commands_parse(words, tmp_path, monkeypatch):
     from moonbed.component import parse_overrides
 
     _, bound, _ = app.parse_args(words[1:], exit_on_error=False, print_error=False)
-    preset = PRESETS.get(words[2]) if words[1] == "run" else None
+    preset = PRESETS.get(words[2]) if words[1] == "run" and len(words) > 2 else None
     if preset:
         for changes in parse_overrides(bound.arguments.get("changes", ())):
             assert isinstance(preset.replace(**changes), Component)

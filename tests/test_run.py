@@ -575,3 +575,26 @@ def test_metrics_that_ask_the_model_have_a_floor_without_draws(tmp_path):
     assert cell.p_value == 1 / (cell.floor.draws + 1)
     assert cell.interval[0] < cell.values[0] < cell.interval[1]
     assert {"sigma", "mean", "error"} == set(cell.details["score_error"])
+
+
+@pytest.mark.parametrize(
+    ("cores", "jobs", "seeds", "draws", "ahead"),
+    [
+        (2, 1, 1, 0, True),
+        (2, 2, 1, 0, True),
+        (2, 2, 2, 0, False),
+        (2, 2, 1, 9, False),
+        (2, 1, 1, 9, True),
+        (4, 2, 2, 9, True),
+    ],
+)
+def test_a_second_thread_only_where_a_core_is_free(cores, jobs, seeds, draws, ahead, tmp_path, monkeypatch):
+    """Processes at once, times their threads, never exceed the cores."""
+    tasks = []
+    monkeypatch.setattr(RUN, "cores", lambda: cores)
+    monkeypatch.setattr(RUN, "run_tasks", lambda found, jobs: iter(tasks.extend(found) or ()))
+    experiments = [SMALL.replace(**{"training.seed": s}) for s in range(seeds)]
+    list(execute(experiments, METRICS, Store(tmp_path), "cpu", jobs, draws=draws))
+    training = [task.args[-1] for task in tasks if task.function.__name__ == "_complete"]
+    assert training == [ahead] * seeds
+    assert min(jobs, len(tasks)) * (1 + ahead) <= cores
