@@ -7,7 +7,8 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from moonbed.experiments import PRESETS, Experiment
+from moonbed.experiments import PRESETS, Experiment, Training
+from moonbed.experiments.train import State, train
 from moonbed.metrics.two_sample import SlicedW1
 from moonbed.networks.mlp import MLP
 
@@ -20,6 +21,14 @@ def tiny(name: str = "ddpm", **changes: Any) -> Experiment:
     """A preset with a small network and few steps; `changes` are dotted, with `__` for the dot."""
     small = PRESETS[name].replace(**TINY, **{"training.network": MLP(hidden=(16,))})
     return small.replace(**{key.replace("__", "."): value for key, value in changes.items()})
+
+
+def finished(training: Training, state: State | None = None) -> State:
+    """A training at its end."""
+    state = state or State(training)
+    for _ in train(training, state):
+        pass
+    return state
 
 
 def files(root: Path, ends: tuple[str, ...] = (".npy", ".safetensors")) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small import tiny
+from small import finished, tiny
 
 from moonbed.experiments import gradients
 from moonbed.experiments.train import State, train
@@ -12,13 +12,6 @@ from moonbed.networks.residual import Residual
 
 SMALL = tiny("ema", training__steps=20).training
 BLOCK = "moonbed.experiments.train.BLOCK"
-
-
-def finished(training, state=None):
-    state = state or State(training)
-    for _ in train(training, state):
-        pass
-    return state
 
 
 def equal(a: State, b: State) -> bool:

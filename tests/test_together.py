@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from small import RUN, tiny
+from small import RUN, finished, tiny
 
 from moonbed.diffusion.predictions import V
 from moonbed.diffusion.schedules import Cosine
@@ -14,7 +14,7 @@ from moonbed.experiments import Store
 from moonbed.experiments.optimizers import AdamW, Muon, WarmupCosine
 from moonbed.experiments.run import Progress, execute
 from moonbed.experiments.together import advance, pays, shape
-from moonbed.experiments.train import State, train
+from moonbed.experiments.train import State
 from moonbed.networks.residual import Residual
 
 BASE = tiny("ema", training__steps=250).training
@@ -24,13 +24,6 @@ OTHER = [
     BASE.replace(schedule=Cosine(), prediction=V(), points=700),
     BASE.replace(**{"objective.weight": "P2", "target.noise": 0.2}),
 ]
-
-
-def alone(training):
-    state = State(training)
-    for _ in train(training, state):
-        pass
-    return state
 
 
 def together(trainings, states=None):
@@ -59,13 +52,13 @@ def close(a: State, b: State) -> None:
     ],
     ids=str,
 )
-def test_seeds_and_configurations_are_what_they_are_alone(changes):
+def test_seeds_and_configurations_are_what_they_are_finished(changes):
     trainings = [t.replace(**changes) for t in OTHER]
     assert len({shape(t) for t in trainings}) == 1
     states, events = together(trainings)
     assert events == [(k, None) for _ in range(3) for k in range(4)]
     for training, state in zip(trainings, states, strict=True):
-        close(state, alone(training))
+        close(state, finished(training))
 
 
 def test_what_differs_in_more_has_another_shape():
@@ -90,7 +83,16 @@ def test_they_go_on_from_where_they_stopped():
         assert torch.equal(a.average, b.average)
 
 
-def test_one_that_diverges_leaves_the_others_alone():
+def test_blocks_prepared_ahead_are_the_same():
+    whole, _ = together(OTHER)
+    states = [State(t) for t in OTHER]
+    events = list(advance(OTHER, states, ahead=True))
+    assert events == [(k, None) for _ in range(3) for k in range(4)]
+    for a, b in zip(whole, states, strict=True):
+        assert torch.equal(a.vector, b.vector)
+
+
+def test_one_that_diverges_leaves_the_others_finished():
     states = [State(t) for t in OTHER[:3]]
     with torch.no_grad():
         states[1].vector.fill_(1e30)
@@ -102,15 +104,15 @@ def test_one_that_diverges_leaves_the_others_alone():
     assert torch.equal(states[1].vector, start)
     for k in (0, 2):
         assert states[k].step == 250
-        close(states[k], alone(OTHER[k]))
+        close(states[k], finished(OTHER[k]))
 
 
-def test_a_network_that_draws_is_trained_alone():
+def test_a_network_that_draws_is_trained_finished():
     trainings = [t.replace(network=Residual(width=16, blocks=1, dropout=0.5), steps=30) for t in OTHER[:2]]
     states, events = together(trainings)
     assert events == [(0, None), (1, None)]
     for training, state in zip(trainings, states, strict=True):
-        assert torch.equal(state.vector, alone(training).vector)
+        assert torch.equal(state.vector, finished(training).vector)
 
 
 def test_on_a_cpu_each_is_trained_alone_so_that_bits_do_not_depend_on_company():

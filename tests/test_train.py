@@ -9,7 +9,7 @@ import torch
 from diffusers import DDPMScheduler
 from diffusers.training_utils import EMAModel
 from safetensors.torch import load, save
-from small import tiny
+from small import finished, tiny
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from moonbed.diffusion import Objective
@@ -19,13 +19,6 @@ from moonbed.experiments.train import Diverged, State, train
 from moonbed.networks.residual import Residual
 
 BLOCK = "moonbed.experiments.train.BLOCK"
-
-
-def finished(training, state=None):
-    state = state or State(training)
-    for _ in train(training, state):
-        pass
-    return state
 
 
 def equal(a: dict, b: dict) -> bool:

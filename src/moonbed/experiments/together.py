@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from moonbed._lazy import lazy_import
@@ -21,6 +22,7 @@ from moonbed.diffusion.objectives import Examples
 from moonbed.experiments.gradients import PAYS, compiled, functional
 from moonbed.experiments.spec import Training
 from moonbed.experiments.train import Diverged, State, blocks, train
+from moonbed.experiments.workers import cores
 
 if TYPE_CHECKING:
     import torch
@@ -89,8 +91,8 @@ def _go(trainings: list[Training], states: list[State], ahead: bool) -> Iterator
         both = compiled(both, states[0].device)
     for state in states:
         state.network.train()
-    feeds = [blocks(t, s.step, s.device, ahead) for t, s in zip(trainings, states, strict=True)]
-    for examples in zip(*feeds, strict=True):
+    feeds = [blocks(t, s.step, s.device) for t, s in zip(trainings, states, strict=True)]
+    for examples in _ahead(feeds) if ahead else zip(*feeds, strict=True):
         start, count = states[0].step, len(examples[0].x)
         parts = [torch.stack(part, dim=1) for part in zip(*examples, strict=True)]  # (steps, members, batch, ...)
         losses = torch.empty(count, len(states), device=states[0].device)
@@ -111,6 +113,19 @@ def _go(trainings: list[Training], states: list[State], ahead: bool) -> Iterator
             yield member, None
         if lost.any():
             return
+
+
+def _ahead(feeds: list[Iterator[Examples]]) -> Iterator[list[Examples]]:
+    """The next block of every feed, made by threads while the one before is in use."""
+    threads = min(len(feeds), max(1, cores() - 1))
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        coming = [pool.submit(next, feed, None) for feed in feeds]
+        while True:
+            made = [block for block in (future.result() for future in coming) if block is not None]
+            if not made:
+                return
+            coming = [pool.submit(next, feed, None) for feed in feeds]
+            yield made
 
 
 class _Stack:
