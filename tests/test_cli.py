@@ -298,7 +298,7 @@ MISTAKES = [
 @pytest.mark.parametrize(("words", "said"), MISTAKES, ids=lambda v: " ".join(v)[:50] if isinstance(v, list) else "")
 def test_a_mistake_is_one_clear_line(moonbed, tmp_path, monkeypatch, words, said):
     (tmp_path / "file").write_text("not a folder")
-    monkeypatch.setattr(RUN, "train", lambda *_: pytest.fail("trained before it looked"))
+    monkeypatch.setattr(RUN, "advance", lambda *_: pytest.fail("trained before it looked"))
     code, out, err = moonbed(*(word.format(tmp=tmp_path) if "{tmp}" in word else word for word in words))
     assert code == 2
     assert out == ""
@@ -442,12 +442,12 @@ def test_reproduce(moonbed, budget, tmp_path):
 def test_reproduce_with_a_row_that_diverged(moonbed, budget, tmp_path, monkeypatch):
     from moonbed.experiments.train import Diverged, train
 
-    def sometimes(training, state):
+    def sometimes(training, state, ahead):
         if training.network.spec()["type"] == "Residual":
             raise Diverged(7, float("nan"))
-        yield from train(training, state)
+        yield from train(training, state, ahead)
 
-    monkeypatch.setattr(RUN, "train", sometimes)
+    monkeypatch.setattr("moonbed.experiments.together.train", sometimes)
     code, out, err = moonbed("reproduce", "--rows", "ddpm,residual", "--seeds", "1", "--jobs", "1", "--out", "out")
     assert code == 2
     assert "moonbed: residual: training diverged at step 7 (loss nan)" in err

@@ -99,7 +99,7 @@ def test_what_is_not_finite_excludes_nothing():
         assert metric.interval(e, metric(e)) == (-math.inf, math.inf)
 
 
-class Constant(Metric):
+class Unchanging(Metric):
     """Five, whatever the samples."""
 
     def __call__(self, evaluation):
@@ -108,4 +108,4 @@ class Constant(Metric):
 
 def test_a_new_metric_inherits_its_interval():
     e = evaluation(defective("none", 100, 1))
-    assert Constant().interval(e, 5.0) == (5.0, 5.0)
+    assert Unchanging().interval(e, 5.0) == (5.0, 5.0)

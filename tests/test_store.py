@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from small import METRICS, RUN, files, names_in, tiny
 
 from moonbed.experiments import Experiment, Store, StoreError, Training, run
-from moonbed.experiments.evaluate import floor_name, load_floor, save_floor
+from moonbed.experiments.floors import floor_name, load_floor, save_floor
 from moonbed.experiments.store import Folder, load_spec, save_spec
 
 SMALL = tiny(training__steps=60, n=20)
@@ -283,7 +283,7 @@ def test_what_a_message_says_to_remove_is_made_again(kept, tmp_path):
 @pytest.mark.parametrize("root", ["/dev/null/x", "/proc/moonbed", "{tmp}/file", "{tmp}/file/below"])
 def test_a_folder_that_cannot_be_written(tmp_path, root, monkeypatch):
     (tmp_path / "file").write_text("not a folder")
-    monkeypatch.setattr(RUN, "train", lambda *_: pytest.fail("trained before it looked"))
+    monkeypatch.setattr(RUN, "advance", lambda *_: pytest.fail("trained before it looked"))
     with pytest.raises(StoreError, match="cannot write") as error:
         run(SMALL, metrics=METRICS, store=root.format(tmp=tmp_path), device="cpu")
     assert root.format(tmp=tmp_path) in str(error.value)
@@ -343,14 +343,14 @@ def test_a_second_one_waits_and_finds_the_training_done(tmp_path, monkeypatch):
 
     inside, go_on, trained = threading.Event(), threading.Event(), []
 
-    def train(training, state):
+    def train(training, state, ahead):
         trained.append(threading.get_ident())
-        for s in real(training, state):
+        for s in real(training, state, ahead):
             inside.set()
             assert go_on.wait(30)
             yield s
 
-    monkeypatch.setattr(RUN, "train", train)
+    monkeypatch.setattr("moonbed.experiments.together.train", train)
     results: list = []
     threads = [
         threading.Thread(target=lambda: results.append(run(SMALL, metrics=METRICS, store=tmp_path, device="cpu")))
