@@ -245,7 +245,7 @@ MISTAKES = [
     (["run", "ddpm", "--jobs", "two"], "--jobs"),
     (["run", "ddpm", "--seed", "3"], "--seed"),
     (["run", "ddpm", "--store"], "--store"),
-    (["run"], "requires an argument"),
+    (["run", "training.stps=3"], "did you mean 'steps'?"),
     (["run", "ddpm", "seed"], "seed: write name=value"),
     (["run", "ddpm", "training.seed="], "training.seed=: write name=value"),
     (["run", "ddpm", "training.seed=0,,1"], "training.seed=0,,1: write name=value"),
@@ -256,8 +256,8 @@ MISTAKES = [
     (["run", "ddpm", "--device", "gpu"], "device: no device is called 'gpu'"),
     (["run", "ddpm", "--store", "/dev/null/x"], "cannot write /dev/null/x"),
     (["run", "ddpm", "--store", "{tmp}/file"], "cannot write {tmp}/file"),
-    (["reproduce", "--rows", "baseline,residul"], "no preset is called 'residul'; did you mean 'residual'?"),
-    (["reproduce", "--rows", "baseline,"], "no preset is called ''"),
+    (["reproduce", "--rows", "baseline,residul"], "no published row is called 'residul'; did you mean 'residual'?"),
+    (["reproduce", "--rows", "baseline,"], "no published row is called ''"),
     (["reproduce", "--seeds", "0"], "--seeds: should be at least 1, given 0"),
     (["reproduce", "--draws", "0"], "--draws: should be at least 1, given 0"),
     (["reproduce", "--jobs", "-1"], "--jobs: should be at least 1, given -1"),
@@ -437,6 +437,13 @@ def test_reproduce(moonbed, budget, tmp_path):
     again = moonbed("reproduce", "--rows", "baseline,residual", "--jobs", "1", "--out", "out", "--quiet", "--json")
     assert (again[0], again[2]) == (0, "")
     assert [row["name"] for row in json.loads(again[1])] == ["baseline", "residual"]
+
+
+def test_run_alone_is_the_fast_preset(moonbed):
+    small = ["training.steps=20", "training.batch=64", "training.points=200", "sampler.steps=3", "n=40", *CHEAP]
+    code, out, err = moonbed("run", *small, "--json")
+    assert code == 0, err
+    assert json.loads(out)[0]["name"].startswith("fast")
 
 
 def test_reproduce_with_a_row_that_diverged(moonbed, budget, tmp_path, monkeypatch):
