@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from moonbed.diffusion import Objective
 from moonbed.experiments.averaging import EMA
-from moonbed.experiments.optimizers import AdamW
+from moonbed.experiments.optimizers import AdamW, WarmupCosine
 from moonbed.experiments.train import Diverged, State, train
 from moonbed.networks.residual import Residual
 
@@ -222,6 +222,15 @@ def test_stop_and_resume_is_uninterrupted_bit_for_bit(monkeypatch, name):
         assert equal(resumed.tensors(), state.tensors())
         assert equal(resumed.weights_for_sampling(), state.weights_for_sampling())
         assert resumed.log == state.log
+
+
+def test_a_state_may_be_trained_on_without_being_loaded_again(monkeypatch):
+    """The learning rate's peak is the configuration's, not what the last step made of it."""
+    monkeypatch.setattr(BLOCK, 10)
+    training = VARIANTS["plain"].training.replace(learning_rate=WarmupCosine(warmup=5))
+    state = State(training)
+    next(train(training, state))
+    assert equal(finished(training, state).tensors(), finished(training).tensors())
 
 
 def test_a_snapshot_does_not_move_with_the_state():

@@ -56,6 +56,7 @@ class State:
         self.average = self.vector.detach().clone() if training.averaging else None
         optimizer = training.optimizer
         self.optimizer = optimizer.build([self.vector] if optimizer.elementwise else self.weights)
+        self.peak = [group["lr"] for group in self.optimizer.param_groups]
         self.step = 0
         self.log: list[dict[str, float]] = []
         self.device = device
@@ -108,7 +109,6 @@ def train(training: Training, state: State, ahead: bool = False) -> Iterator[Sta
     of the last good block. Any other exception, an interrupt among them, leaves it in the middle of a block.
     """
     differentiate = gradient(training, state)
-    peak = [group["lr"] for group in state.optimizer.param_groups]
     good = state.snapshot()
     state.network.train()
     for examples in blocks(training, state.step, state.device, ahead):
@@ -116,7 +116,7 @@ def train(training: Training, state: State, ahead: bool = False) -> Iterator[Sta
         with training.rng.stream("network", state.step // BLOCK).as_global():
             for k, batch in enumerate(zip(*examples, strict=True)):
                 losses[k] = differentiate(Examples(*batch))
-                _update(training, state, peak, state.step + k)
+                _update(training, state, state.step + k)
         bad = ~torch.isfinite(losses)
         if bad.any() or not torch.isfinite(state.vector).all():
             k = int(bad.int().argmax()) if bad.any() else len(losses) - 1
@@ -129,9 +129,9 @@ def train(training: Training, state: State, ahead: bool = False) -> Iterator[Sta
         yield state
 
 
-def _update(training: Training, state: State, peak: list[float], step: int) -> None:
+def _update(training: Training, state: State, step: int) -> None:
     factor = training.learning_rate(step, training.steps)
-    for group, lr in zip(state.optimizer.param_groups, peak, strict=True):
+    for group, lr in zip(state.optimizer.param_groups, state.peak, strict=True):
         group["lr"] = factor * lr
     state.optimizer.step()
     if state.average is not None and training.averaging is not None:
