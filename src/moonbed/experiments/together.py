@@ -5,9 +5,9 @@ times, regression), do the same operations on other numbers. Their weights becom
 sees its own examples, is clipped by its own norm and may diverge alone, so what comes out is what it would be alone,
 within the rounding of a batched product.
 
-It pays where a step is bound by the number of operations and not by their size: on a GPU. On one core it gains an eighth
-for batches of 64 and loses a sixth for 512, and its last bits would depend on who else is in the stack; there, several
-runs are several processes, whose bits do not depend on one another.
+It pays where a step is bound by the number of operations and not by their size: on a GPU. On one core it gains
+an eighth for batches of 64 and loses a sixth for 512, and its last bits would depend on who else is in the stack;
+there, several runs are several processes, whose bits do not depend on one another.
 """
 
 from __future__ import annotations
