@@ -1,11 +1,11 @@
 """Schedules, predictions, objectives and samplers against the laws, the textbook and diffusers."""
 
 import diffusers
-import laws
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler
 
+from moonbed import laws
 from moonbed.component import SpecError, members
 from moonbed.diffusion import Exact, Learned, Objective, Prediction, Sampler, Schedule, Times, Weight
 from moonbed.diffusion.diffusers_bridge import Diffusers, DiffusersBetas

@@ -22,6 +22,7 @@ ALLOWED = {
     "points": {"component", "_lazy"},
     "_lazy": set(),
     **{pillar: GROUND | {pillar} for pillar in PILLARS},
+    "laws": GROUND | PILLARS | {"laws"},
     "experiments": GROUND | PILLARS | {"experiments", ""},
     "report": GROUND | PILLARS | {"experiments", "report", ""},
 }

@@ -9,7 +9,6 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import laws
 import numpy as np
 import pytest
 import torch
@@ -18,6 +17,7 @@ from scipy.special import logsumexp
 from scipy.stats import truncnorm
 from sklearn.datasets import make_circles, make_moons, make_s_curve, make_swiss_roll
 
+from moonbed import laws
 from moonbed.component import SpecError, members
 from moonbed.rng import Rng
 from moonbed.targets import Boxes, BoxMixture, Curve, GaussianMixture, Mixture, Target
@@ -257,7 +257,7 @@ def test_the_nodes_suffice(noise):
 def entropy(noise):
     """-E[log p] in nats before standardisation, on a float64 grid."""
     target = TwoMoons(noise=noise)
-    points, cell = laws.grid(*laws._box(target, 1.0, 0.0, Rng(0).stream("box")), 200)
+    points, cell = laws.grid(*laws.box(target, 1.0, 0.0, Rng(0).stream("box")), 200)
     log_p = target.log_prob(points)
     assert log_p.dtype == torch.float64
     return -float((log_p.exp() * log_p).sum()) * cell + float(target.scale.log().sum())

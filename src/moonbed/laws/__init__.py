@@ -1,0 +1,30 @@
+"""What every member of a kind must satisfy, as functions that raise `Broken` and say which law and by how much.
+
+The tests hold every member of the package against these laws, `moonbed check` those of anyone's own file.
+"""
+
+from moonbed.laws.base import Broken, close, hold, times
+from moonbed.laws.predictions import PREDICTION_LAWS, Case, Oracle
+from moonbed.laws.samplers import convergence_order, final, sampler_has_the_law, sampler_yields_every_step
+from moonbed.laws.schedules import SCHEDULE_LAWS
+from moonbed.laws.targets import LEVELS, TARGET_LAWS, box, chi_square_p, grid
+
+__all__ = [
+    "LEVELS",
+    "PREDICTION_LAWS",
+    "SCHEDULE_LAWS",
+    "TARGET_LAWS",
+    "Broken",
+    "Case",
+    "Oracle",
+    "box",
+    "chi_square_p",
+    "close",
+    "convergence_order",
+    "final",
+    "grid",
+    "hold",
+    "sampler_has_the_law",
+    "sampler_yields_every_step",
+    "times",
+]
