@@ -11,6 +11,7 @@ its prediction in float64, so that a network that predicts eps returns exactly i
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from copy import copy
 from itertools import repeat
 from typing import TYPE_CHECKING, Protocol
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 else:
     torch = lazy_import("torch")
 
-__all__ = ["Denoiser", "Exact", "Learned", "column"]
+__all__ = ["Denoiser", "Exact", "Learned", "Rescheduled", "column"]
 
 ROWS = 1700
 """Rows that a network sees at once when it samples on a CPU: what is between two layers then stays in the cache."""
@@ -41,10 +42,20 @@ class Denoiser(ABC):
     """A function of x_t (n, dim) and t (a number, or (n,) float64), and the schedule that it belongs to."""
 
     schedule: Schedule
+    gaussian: bool = True
+    """Whether x_t is alpha x_0 and independent normal noise, so that there is a score."""
+    posterior: bool = True
+    """Whether it is an estimate of E[x_0 | x_t]; what distilled networks put out is not."""
 
     @abstractmethod
     def combine(self, x_t: Tensor, t: Tensor, w_x: Tensor | float, w_d: Tensor | float) -> Tensor:
         """(n, dim): w_x x_t + w_d E[x_0 | x_t]; the weights are float64, of the shape of t."""
+
+    def given(self, label: int | None) -> Denoiser:
+        """The denoiser of the data with a label. Raises ValueError where the network was not told any."""
+        if label is None:
+            return self
+        raise ValueError(f"{type(self).__name__} knows no labels, given {label}")
 
     def __call__(self, x_t: Tensor, t: float | Tensor) -> Tensor:
         """(n, dim): the estimate of E[x_0 | x_t]."""
@@ -57,7 +68,9 @@ class Denoiser(ABC):
         return self.combine(x_t, t, 1 / s, -self.schedule.alpha(t) / s)
 
     def score(self, x_t: Tensor, t: float | Tensor) -> Tensor:
-        """(n, dim): the estimate of grad log p_t(x_t)."""
+        """(n, dim): the estimate of grad log p_t(x_t). Raises ValueError where it is not known."""
+        if not (self.gaussian and self.posterior):
+            raise ValueError("no score: that takes independent normal noise, and an estimate of E[x_0 | x_t]")
         t = _time(t)
         s2 = self.schedule.sigma(t) ** 2
         return self.combine(x_t, t, -1 / s2, self.schedule.alpha(t) / s2)
@@ -69,25 +82,82 @@ class Denoiser(ABC):
         da, ds = self.schedule.derivatives(t)
         return self.combine(x_t, t, ds / s, da - ds * a / s)
 
+    def jump(self, x_t: Tensor, t: float | Tensor, u: float | Tensor) -> Tensor:
+        """(n, dim): x at time u < t on the probability flow through x_t, in one evaluation.
+
+        Here as if E[x_0 | x_t] stayed what it is: DDIM's step. A flow map has learned where the flow leads.
+        """
+        t, u = _time(t), _time(u)
+        kept = self.schedule.sigma(u) / self.schedule.sigma(t)
+        return self.combine(x_t, t, kept, self.schedule.alpha(u) - kept * self.schedule.alpha(t))
+
 
 class Learned(Denoiser):
-    """A network behind a prediction and a schedule."""
+    """A network behind a prediction and a schedule; behind x, it is told the label in `classes` columns, if any."""
 
-    def __init__(self, network: nn.Module, prediction: Prediction, schedule: Schedule) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        prediction: Prediction,
+        schedule: Schedule,
+        classes: int = 0,
+        label: int | None = None,
+    ) -> None:
         self.network, self.prediction, self.schedule = network, prediction, schedule
+        self.classes, self.label = classes, label
+        self._own = next(network.parameters(), None) if hasattr(network, "parameters") else None
 
-    def raw(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """(n, dim): F(c_in x_t, c_noise), in the type and on the device of x_t."""
+    def given(self, label: int | None) -> Learned:
+        if label is not None and label not in range(self.classes):
+            has = f"the labels 0 to {self.classes - 1}" if self.classes else "no labels"
+            raise ValueError(f"the network was trained with {has}, given {label}")
+        other = copy(self)
+        other.label = label
+        return other
+
+    def raw(self, x_t: Tensor, t: Tensor, *columns: Tensor) -> Tensor:
+        """(n, dim): F(c_in x_t, c_noise), computed in the network's type; further `columns` are (n, k)."""
         c_in, c_noise = self.prediction.c_in(self.schedule, t), self.prediction.c_noise(self.schedule, t)
         x, c_noise = column(c_in, x_t) * x_t, c_noise.reshape(-1).to(x_t)
+        if self.classes or columns:
+            told = x.new_zeros(len(x), self.classes)
+            if self.label is not None:
+                told[:, self.label] = 1
+            x = torch.cat([x, told, *columns], dim=1)
+        if self._own is not None:
+            x, c_noise = x.to(self._own), c_noise.to(self._own)
         if len(x) <= ROWS or x.device.type != "cpu" or torch.is_grad_enabled():
-            return self.network(x, c_noise)
+            return self.network(x, c_noise).to(x_t)
         levels = c_noise.split(ROWS) if len(c_noise) > 1 else repeat(c_noise)
-        return torch.cat([self.network(rows, level) for rows, level in zip(x.split(ROWS), levels, strict=False)])
+        parts = [self.network(rows, level) for rows, level in zip(x.split(ROWS), levels, strict=False)]
+        return torch.cat(parts).to(x_t)
 
     def combine(self, x_t: Tensor, t: Tensor, w_x: Tensor | float, w_d: Tensor | float) -> Tensor:
         c_skip, c_out = self.prediction.scalings(self.schedule, t)
         return column(w_x + w_d * c_skip, x_t) * x_t + column(w_d * c_out, x_t) * self.raw(x_t, t)
+
+
+class Rescheduled(Denoiser):
+    """A denoiser under another schedule than it was trained with.
+
+    All that a schedule says is which noise ratio sigma/alpha there is at t, and how large x_t is then: the denoiser is
+    asked at its own time of that ratio, with x_t scaled to its own size. Noise ratios that it has not seen are taken
+    for the nearest that it has, at the same variance.
+    """
+
+    def __init__(self, inner: Denoiser, schedule: Schedule) -> None:
+        self.inner, self.schedule = inner, schedule
+        self.gaussian, self.posterior = inner.gaussian, inner.posterior
+
+    def given(self, label: int | None) -> Rescheduled:
+        return Rescheduled(self.inner.given(label), self.schedule)
+
+    def combine(self, x_t: Tensor, t: Tensor, w_x: Tensor | float, w_d: Tensor | float) -> Tensor:
+        theirs = self.inner.schedule
+        own = theirs.time(self.schedule.logsnr(t))
+        size = theirs.alpha(own) ** 2 + theirs.sigma(own) ** 2
+        scale = torch.sqrt(size / (self.schedule.alpha(t) ** 2 + self.schedule.sigma(t) ** 2))
+        return self.inner.combine(column(scale, x_t) * x_t, own, w_x / scale, w_d)
 
 
 class Exact(Denoiser):

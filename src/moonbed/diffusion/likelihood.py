@@ -24,15 +24,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from moonbed._lazy import lazy_import
-from moonbed.diffusion.denoisers import Denoiser, Learned
+from moonbed.diffusion.denoisers import Denoiser
 from moonbed.diffusion.schedules import Schedule
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
+    from torch import Tensor
 else:
     torch = lazy_import("torch")
 
@@ -58,8 +58,6 @@ class Flow:
     """
 
     def __init__(self, denoiser: Denoiser) -> None:
-        if isinstance(denoiser, Learned):
-            denoiser = Learned(_in_its_type(denoiser.network), denoiser.prediction, denoiser.schedule)
         self._denoiser = denoiser
         with torch.inference_mode(False):  # what a schedule keeps must serve gradients too
             ends = denoiser.schedule.logsnr(torch.tensor([0.0, 1.0], dtype=torch.float64))
@@ -134,13 +132,3 @@ def _runge_kutta(f: Callable[[int, Tensor], Tensor], k: int, x: Tensor, first: T
     second = f(k + 1, x + h / 2 * first)
     third = f(k + 1, x + h / 2 * second)
     return x + h / 6 * (first + 2 * second + 2 * third + f(k + 2, x + h * third))
-
-
-def _in_its_type(network: nn.Module) -> Any:
-    """The network as a function that takes and returns any type, on any device."""
-    own = next(network.parameters(), None)
-
-    def raw(x: Tensor, c_noise: Tensor) -> Tensor:
-        return network(x, c_noise) if own is None else network(x.to(own), c_noise.to(own)).to(x)
-
-    return raw

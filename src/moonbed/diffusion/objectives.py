@@ -2,55 +2,50 @@
 
     loss = weight(t) |F - F*|²/dim,   t from a distribution of times,   F* = the raw output that would give x_0
 
-Plain squared error on F is the x_0 loss weighted by 1/c_out², so an objective is a weight and a distribution of times,
-and does not depend on the prediction. A weight of one is "the simple loss" of whatever the network predicts.
+Plain squared error on F is the x_0 loss weighted by 1/c_out², so denoising is a weight, a distribution of times and a
+coupling, and does not depend on the prediction. A weight of one is "the simple loss" of what the network predicts.
 
-The minimum over all F is at E[x_0 | x_t] whether x_0 itself is regressed on or any other variable of that conditional
-mean; what differs is the variance of the gradient (Xu et al., Stable Target Field for Reduced Variance Score Estimation
-in Diffusion Models, 2023). A `Regression` says which.
-
-None of this depends on the weights of the network: an objective turns data into `Examples` of a plain regression, as
-many at once as one likes, and a training step is that regression and nothing else.
+An objective turns data into rows of a regression, as many at once as one likes; a training step takes some of them and
+is their loss and nothing else. Where nothing but the loss depends on the weights of the network, so that all else can
+be prepared, resumed and stacked. It also says what the trained network is: a denoiser, a flow map, a density.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from moonbed._lazy import lazy_import
-from moonbed.component import Component, NonNegative, NonNegativeInt, Positive, PositiveFloat
-from moonbed.diffusion.denoisers import column
+from moonbed.component import Component, Positive
+from moonbed.diffusion.couplings import Coupling, Independent
+from moonbed.diffusion.data import Data, Rows
+from moonbed.diffusion.denoisers import Denoiser, Learned, column
 from moonbed.diffusion.predictions import Prediction
+from moonbed.diffusion.regressions import Drawn, Regression
+from moonbed.diffusion.samplers import Spacing, UniformLogSNR
 from moonbed.diffusion.schedules import Schedule, at
+from moonbed.diffusion.times import Adaptive, Times, Uniform
+from moonbed.diffusion.weights import Natural, Weight
 from moonbed.rng import Stream
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 else:
     torch = lazy_import("torch")
 
-__all__ = ["Examples", "Law", "Objective", "Regression", "Source", "Times", "Weight"]
+__all__ = ["Denoising", "Examples", "NetworkFunction", "Objective", "Regressing"]
 
-
-class Law(Protocol):
-    """What a regression may ask of the target."""
-
-    def denoise(self, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """(n, dim): E[x_0 | alpha x_0 + sigma eps = x_t], with a noise level (n,) for each row."""
-
-
-class Source(NamedTuple):
-    """Where data come from: the exact law, and the training points (k, dim)."""
-
-    law: Law
-    points: Tensor
+NetworkFunction = Callable[["Tensor", "Tensor"], "Tensor"]
+"""F(x, c_noise): (n, dim + columns), (n,) -> (n, dim)."""
 
 
 class Examples(NamedTuple):
-    """Rows of a regression, weight |F(x, c_noise) - target|²/dim: (n, dim), (n,), (n, dim), (n,) in the data's type."""
+    """Rows of a regression, weight |F(x, c_noise) - target|²/dim: (n, dim), (n,), (n, dim), (n,) in the data's type.
+
+    x has further columns where the network is told more than the noise level.
+    """
 
     x: Tensor
     c_noise: Tensor
@@ -58,154 +53,198 @@ class Examples(NamedTuple):
     weight: Tensor
 
 
-class Times(Component):
-    """A distribution of training times in [0, 1]."""
-
-    @abstractmethod
-    def sample(self, n: int, schedule: Schedule, stream: Stream) -> Tensor:
-        """(n,) float64."""
-
-
-class Uniform(Times):
-    """Uniform on [0, 1)."""
-
-    def sample(self, n: int, schedule: Schedule, stream: Stream) -> Tensor:
-        return stream.uniform((n,), torch.float64)
-
-
-class Discrete(Times):
-    """Uniform on 0, 1/(steps-1), ..., 1: the integer timesteps of DDPM (Ho et al. 2020)."""
-
-    steps: Positive = 1000
-
-    def sample(self, n: int, schedule: Schedule, stream: Stream) -> Tensor:
-        return stream.integers(self.steps, (n,)).to(torch.float64) / max(1, self.steps - 1)
-
-
-class LogNormal(Times):
-    """log(sigma/alpha) normal (Karras et al. 2022), cut to the schedule's range: the same noise levels under any one.
-
-    EDM has mean -1.2 and std 1.2, for images.
-    """
-
-    mean: float = -1.2
-    std: PositiveFloat = 1.2
-
-    def sample(self, n: int, schedule: Schedule, stream: Stream) -> Tensor:
-        return schedule.time(-2 * (self.mean + self.std * stream.normal((n,), torch.float64)))
-
-
-class Weight(Component):
-    """A factor of the squared error of F, by time."""
-
-    @abstractmethod
-    def __call__(self, schedule: Schedule, t: Tensor) -> Tensor | float:
-        """(n,) float64, or one number."""
-
-
-class Natural(Weight):
-    """1: the plain squared error of what the network predicts."""
-
-    def __call__(self, schedule: Schedule, t: Tensor) -> Tensor | float:
-        return 1.0
-
-
-class P2(Weight):
-    """1/(k + SNR)^gamma (Choi et al. 2022); with k = gamma = 1 the weight 1/(SNR + 1) = sigma²/(alpha² + sigma²)."""
-
-    k: NonNegative = 1.0
-    gamma: NonNegative = 1.0
-
-    def __call__(self, schedule: Schedule, t: Tensor) -> Tensor | float:
-        return (self.k + torch.exp(schedule.logsnr(t))) ** -self.gamma
-
-
-class Regression(Component):
-    """What takes the place of x_0 in the loss: something with the same conditional mean, given x_t."""
-
-    @abstractmethod
-    def correction(
-        self, source: Source, x0: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor, stream: Stream
-    ) -> Tensor | None:
-        """(n, dim) what to add to x0 (n, dim), at noise levels (n,) float64; None for nothing."""
-
-
-class Drawn(Regression):
-    """x_0 as it was drawn: denoising score matching (Vincent 2011)."""
-
-    def correction(
-        self, source: Source, x0: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor, stream: Stream
-    ) -> Tensor | None:
-        return None
-
-
-class ExactMean(Regression):
-    """E[x_0 | x_t] of the target's exact law: no noise in the regression, so what is left is the network's capacity.
-
-    A diagnosis, not a method: no data set has it.
-    """
-
-    def correction(
-        self, source: Source, x0: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor, stream: Stream
-    ) -> Tensor | None:
-        return source.law.denoise(x_t.double(), alpha, sigma).to(x0.device) - x0
-
-
-class StableTarget(Regression):
-    """Stable target field (Xu et al. 2023): x_0 averaged over training points by their posterior weights given x_t.
-
-    The points are those of up to `ROWS` rows, the true x_0 among them, and `references` further ones. A priori each of
-    them is as likely to be the true one, so the average is its conditional mean given x_t and the points: its mean
-    given x_t is that of x_0, and its variance less, the more points there are as near as the noise reaches.
-    Softmax of -|x_t - alpha x|²/(2 sigma²) over the points x, which is attention. O(n (ROWS + references)).
-    """
-
-    references: NonNegativeInt = 512
-
-    def correction(
-        self, source: Source, x0: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor, stream: Stream
-    ) -> Tensor | None:
-        precision = (alpha / sigma**2)[:, None]
-        query = torch.cat([precision * x_t, -alpha[:, None] * precision / 2], dim=1).to(x0)
-        out = torch.empty_like(x0)
-        for rows in (slice(start, start + ROWS) for start in range(0, len(x0), ROWS)):
-            more = source.points[stream.integers(len(source.points), (self.references,)).to(x0.device)]
-            points = torch.cat([x0[rows], more])
-            key = torch.cat([points, (points**2).sum(1, keepdim=True)], dim=1)[None, None]
-            mean = torch.nn.functional.scaled_dot_product_attention(query[None, None, rows], key, key, scale=1.0)
-            out[rows] = mean[0, 0, :, :-1]
-        return out - x0
-
-
-ROWS = 512
-"""Rows whose own points serve one another in a `StableTarget`."""
-
-
 class Objective(Component):
-    """Denoising regression: a distribution of times, a weight, and what is regressed on."""
+    """What a network is trained for. A member gives `examples` and `loss`."""
+
+    row_type: ClassVar[type] = Examples
+    """The named tuple that `examples` returns; its fields have one entry for each row."""
+    density: ClassVar[bool] = False
+    """Whether the network is a density itself."""
+    columns: ClassVar[int] = 0
+    """What the network is told beside x, the noise level and the label: columns behind x."""
+
+    @abstractmethod
+    def examples(
+        self, prediction: Prediction, schedule: Schedule, rows: Rows, data: Data, stream: Stream
+    ) -> NamedTuple:
+        """A `row_type`, an entry for each of `rows`, in the type of the data. Nothing here depends on the network."""
+
+    @abstractmethod
+    def loss(self, network: NetworkFunction, examples: NamedTuple) -> Tensor:
+        """(n,): the loss of each row."""
+
+    posterior: ClassVar[bool] = True
+    """Whether the trained network is an estimate of E[x_0 | x_t]."""
+
+    def denoiser(self, network: nn.Module, prediction: Prediction, schedule: Schedule, classes: int) -> Denoiser:
+        """What the trained network is used as; `classes` columns of its input are for a label."""
+        return Learned(network, prediction, schedule, classes)
+
+    def problems(self, prediction: Prediction, teacher: bool) -> Iterator[tuple[str, str]]:
+        """(field of the training, message) for what does not go with this objective."""
+        yield from _no_teacher(self, teacher)
+
+    @property
+    def gaussian(self) -> bool:
+        """Whether noise is joined with data independently, so that the score is known from the denoiser."""
+        return True
+
+    @property
+    def head(self) -> bool:
+        """Whether the network puts out the logarithm of its loss as well, while it is trained."""
+        return False
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether `adapted` says more than `self`."""
+        return False
+
+    def adapted(
+        self,
+        network: NetworkFunction,
+        prediction: Prediction,
+        schedule: Schedule,
+        rows: Rows,
+        data: Data,
+        stream: Stream,
+    ) -> Objective:
+        """The objective as the losses of the network ask for it now."""
+        return self
+
+
+def _no_teacher(objective: Objective, teacher: bool) -> Iterator[tuple[str, str]]:
+    if teacher:
+        yield "teacher", f"{type(objective).__name__} does not use one"
+
+
+class Regressing(Objective):
+    """Objectives that are a weighted regression on something known beforehand."""
+
+    def loss(self, network: NetworkFunction, examples: NamedTuple) -> Tensor:
+        x, c_noise, target, weight = examples
+        return weight * (network(x, c_noise) - target).square().mean(-1)
+
+
+class Denoising(Regressing):
+    """Denoising regression: a distribution of times, a weight, a coupling, and what is regressed on."""
 
     times: Times = Uniform()
     weight: Weight = Natural()
+    coupling: Coupling = Independent()
     regression: Regression = Drawn()
 
-    def examples(
-        self, prediction: Prediction, schedule: Schedule, x0: Tensor, source: Source, stream: Stream
-    ) -> Examples:
-        """Each row of x0 (n, dim) at a random time with random noise."""
-        t = self.times.sample(len(x0), schedule, stream).to(x0.device)
-        eps, schedule = stream.normal(x0.shape).to(x0), at(schedule, t)
+    def examples(self, prediction: Prediction, schedule: Schedule, rows: Rows, data: Data, stream: Stream) -> Examples:
+        """Each row of x_0 at a random time with random noise."""
+        x0 = rows.x0
+        t, importance = self.times.draw(len(x0), schedule, stream)
+        t = t.to(x0.device)
+        schedule = at(schedule, t)
+        x0, x1 = self.coupling.join(x0, data.noise(x0, stream), rows.labels, data, stream)
         a, s = schedule.alpha(t), schedule.sigma(t)
         c_skip, c_out = prediction.scalings(schedule, t)
-        x_t = column(a, x0) * x0 + column(s, x0) * eps
+        x_t = column(a, x0) * x0 + column(s, x0) * x1
         # F* = (x_0 - c_skip x_t)/c_out, with its coefficients merged in float64: exactly eps where F is eps
-        target = column((1 - c_skip * a) / c_out, x0) * x0 + column(-c_skip * s / c_out, x0) * eps
-        correction = self.regression.correction(source, x0, x_t, a, s, stream)
+        target = column((1 - c_skip * a) / c_out, x0) * x0 + column(-c_skip * s / c_out, x0) * x1
+        correction = self.regression.correction(data, x0, x_t, a, s, stream)
         if correction is not None:
             target = target + column(1 / c_out, x0) * correction.to(x0)
-        x, c_noise = column(prediction.c_in(schedule, t), x0) * x_t, prediction.c_noise(schedule, t).to(x0)
-        weight = torch.as_tensor(self.weight(schedule, t), device=x0.device).to(x0).expand(len(x0))
-        return Examples(x, c_noise, target, weight)
+        weight = importance * torch.as_tensor(self.weight(schedule, t, c_out), device=x0.device)
+        x = with_columns(column(prediction.c_in(schedule, t), x0) * x_t, data.columns(rows.labels, stream))
+        return Examples(x, prediction.c_noise(schedule, t).to(x0), target, weight.to(x0).expand(len(x0)))
 
-    def loss(self, network: Callable[[Tensor, Tensor], Tensor], examples: Examples) -> Tensor:
-        """(n,): the weighted squared error of each row."""
-        return examples.weight * (network(examples.x, examples.c_noise) - examples.target).square().mean(-1)
+    def loss(self, network: NetworkFunction, examples: NamedTuple) -> Tensor:
+        if not self.head:
+            return super().loss(network, examples)
+        x, c_noise, target, weight = examples
+        out = network(x, c_noise)
+        error, u = (out[:, :-1] - target).square().mean(-1), out[:, -1]
+        return weight * error * torch.exp(-u) + u
+
+    def problems(self, prediction: Prediction, teacher: bool) -> Iterator[tuple[str, str]]:
+        if self.coupling.teacher != teacher:
+            who = type(self.coupling).__name__
+            yield "teacher", f"{who} needs one: a training" if not teacher else f"{who} does not use one"
+        if not (self.coupling.independent or self.regression.drawn):
+            yield (
+                "objective.regression",
+                f"{type(self.regression).__name__} needs independent noise; with the coupling "
+                f"{type(self.coupling).__name__} the law of x_0 given x_t is another",
+            )
+
+    @property
+    def gaussian(self) -> bool:
+        return self.coupling.independent
+
+    @property
+    def head(self) -> bool:
+        return self.weight.learned
+
+    @property
+    def adaptive(self) -> bool:
+        return isinstance(self.times, Adaptive)
+
+    def adapted(
+        self,
+        network: NetworkFunction,
+        prediction: Prediction,
+        schedule: Schedule,
+        rows: Rows,
+        data: Data,
+        stream: Stream,
+    ) -> Objective:
+        if not isinstance(self.times, Adaptive):
+            return self
+        places = stream.integers(len(rows.x0), (self.times.probe,))
+        some = Rows(rows.x0[places], None if rows.labels is None else rows.labels[places], rows.progress)
+        probe = self.replace(times=self.times.strata())
+        losses = self.loss(network, probe.examples(prediction, schedule, some, data, stream))
+        return self.replace(times=self.times.adapted(losses))
+
+
+class Progressive(Regressing):
+    """Progressive distillation (Salimans & Ho 2022): one step of the student is two of the teacher.
+
+    The student makes `steps` steps of `Jump` through `spacing`, which the teacher makes in halves. Regressed on is the
+    x_0 that takes x_t where the teacher's two steps lead. A chain of trainings, each the teacher of the next with half
+    of the steps, comes down to one.
+    """
+
+    posterior = False
+    steps: Positive = 4
+    spacing: Spacing = UniformLogSNR()
+    weight: Weight = Natural()
+
+    def examples(self, prediction: Prediction, schedule: Schedule, rows: Rows, data: Data, stream: Stream) -> Examples:
+        x0, teacher = rows.x0, required(data.teacher)
+        grid = self.spacing.times(schedule, 2 * self.steps)
+        k = 2 * stream.integers(self.steps, (len(x0),))
+        t, middle, u = grid[k], grid[k + 1], grid[k + 2]
+        a, s, b, r = schedule.alpha(t), schedule.sigma(t), schedule.alpha(u), schedule.sigma(u)
+        c_skip, c_out = prediction.scalings(schedule, t)
+        x_t = column(a, x0) * x0 + column(s, x0) * data.noise(x0, stream)
+        told = data.columns(rows.labels, stream)
+        with torch.no_grad():
+            end = teacher.jump(teacher.jump(x_t, t, middle), middle, u)
+        kept = r / s
+        wanted = (end - column(kept, x0) * x_t) / column(b - kept * a, x0)
+        target = (wanted - column(c_skip, x0) * x_t) / column(c_out, x0)
+        weight = torch.as_tensor(self.weight(schedule, t, c_out)).to(x0).expand(len(x0))
+        x = with_columns(column(prediction.c_in(schedule, t), x0) * x_t, told)
+        return Examples(x, prediction.c_noise(schedule, t).to(x0), target, weight)
+
+    def problems(self, prediction: Prediction, teacher: bool) -> Iterator[tuple[str, str]]:
+        if not teacher:
+            yield "teacher", "Progressive needs one: a training"
+
+
+def required(teacher: Denoiser | None) -> Denoiser:
+    """The teacher. Raises ValueError where there is none, which a training refuses when it is configured."""
+    if teacher is None:
+        raise ValueError("this objective needs a teacher")
+    return teacher
+
+
+def with_columns(x: Tensor, *more: Tensor | None) -> Tensor:
+    """x (n, dim) and further columns, (n, k) each or None."""
+    found = [part.to(x) for part in more if part is not None]
+    return torch.cat([x, *found], dim=1) if found else x

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from moonbed._lazy import lazy_import
 from moonbed.component import SpecError, digest
-from moonbed.diffusion import Exact
-from moonbed.diffusion.objectives import ExactMean
-from moonbed.experiments.evaluate import answer, askable, generate, model_of, reference, trained_on
+from moonbed.diffusion.objectives import Denoising
+from moonbed.diffusion.regressions import ExactMean
+from moonbed.experiments.evaluate import answer, askable, exact_of, generate, model_of, reference, trained_on
 from moonbed.experiments.floors import draw_floors, load_floor
 from moonbed.experiments.plugins import files_of
 from moonbed.experiments.rows import DRAWS
@@ -91,11 +91,15 @@ def anatomy(
     """
     if max(repeats, seeds) < 2 or min(repeats, seeds) < 1:
         raise SpecError([("--repeats", f"should be at least 2, given {repeats}")])
-    if isinstance(experiment.training.objective.regression, ExactMean):
+    objective = experiment.training.objective
+    if not isinstance(objective, Denoising):
+        raise SpecError([("training.objective", f"{type(objective).__name__} has no exact target to regress on")])
+    if isinstance(objective.regression, ExactMean):
         raise SpecError(
             [("training.objective.regression", "is ExactMean already: there is no estimation to take apart")]
         )
-    where, target = Store.at(store), experiment.training.target
+    exact_of(experiment)
+    where, target = Store.at(store), experiment.law
     lacking = askable(target, metrics)
     asked = [metric for metric in metrics if metric.id not in lacking]
     learned = [
@@ -199,12 +203,14 @@ def _exact(spec: dict[str, Any], questions: Sequence[dict[str, Any]], root: str)
     experiment, folder = Experiment.parse(spec), Store(root).exact()
     metrics = [Metric.parse(question) for question in questions]
     training = experiment.training
-    about = [training.target.spec(), training.schedule.spec(), experiment.sampler.spec(), experiment.n]
+    schedule, sampling = experiment.schedule or training.schedule, [experiment.sampler.spec(), experiment.n]
+    about = [training.target.spec(), schedule.spec(), *sampling, experiment.label]
+    about += [experiment.guidance.spec() if experiment.guidance else None]
     about += [training.seed, experiment.seed, training.points]
     name = f"{digest(about)}.json"
     kept = (folder.read_json(name) or {}).get("values", {})
     if missing := [metric for metric in metrics if metric.id not in kept]:
-        denoiser = Exact(training.target, training.schedule)
+        denoiser = exact_of(experiment)
         x = torch.empty(0)
         for step, state in enumerate(generate(experiment, denoiser, "cpu"), 1):
             x = state
@@ -213,7 +219,7 @@ def _exact(spec: dict[str, Any], questions: Sequence[dict[str, Any]], root: str)
         model = model_of(experiment, denoiser, "cpu")
         points, train = reference(experiment), trained_on(experiment)
         rng = experiment.rng.child("metrics")
-        evaluation = Evaluation(x.numpy(), points, rng, law=training.target, train=train, model=model)
+        evaluation = Evaluation(x.numpy(), points, rng, law=experiment.law, train=train, model=model)
         for k, metric in enumerate(missing, 1):
             kept[metric.id] = answer(metric, evaluation, doubt=False).value
             folder.write_json(name, {"about": about, "values": kept})

@@ -137,16 +137,13 @@ def compare(
     """
     if seeds < 2:
         raise SpecError([("--seeds", f"should be at least 2, given {seeds}")])
-    for name, ours, theirs in (("training.target", a[1].training.target, b[1].training.target), ("n", a[1].n, b[1].n)):
+    for name, ours, theirs in (("law", a[1].law, b[1].law), ("n", a[1].n, b[1].n)):
         if ours != theirs:
             raise SpecError([(name, f"differs: {ours} and {theirs}; only like can be compared with like")])
     names = (a[0], b[0]) if a[0] != b[0] else (f"A: {a[0]}", f"B: {b[0]}")
     where, plan = Store.at(store), looks(seeds) if until_decided else [seeds]
     for count in plan:
-        arms = {
-            name: [e.replace(**{"training.seed": e.training.seed + k}) for k in range(count)]
-            for name, e in zip(names, (a[1], b[1]), strict=True)
-        }
+        arms = {name: [e.shifted(k) for k in range(count)] for name, e in zip(names, (a[1], b[1]), strict=True)}
         results: dict[str, Result] = {}
         for about, event in follow(arms, metrics, draws, where, device, jobs):
             if isinstance(event, Result):

@@ -7,10 +7,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from moonbed._lazy import lazy_import
-from moonbed.diffusion import Denoiser, Exact, Learned
+from moonbed.component import SpecError
+from moonbed.diffusion import Denoiser, Exact
+from moonbed.diffusion.denoisers import Rescheduled
+from moonbed.diffusion.density import Density
+from moonbed.diffusion.guidance import CFG
 from moonbed.diffusion.likelihood import Flow
-from moonbed.diffusion.schedules import Cosine
-from moonbed.experiments.spec import Experiment
+from moonbed.diffusion.schedules import VE
+from moonbed.experiments.spec import Experiment, Training
 from moonbed.experiments.store import Folder
 from moonbed.metrics import Evaluation, Metric
 from moonbed.metrics.base import Model
@@ -27,12 +31,40 @@ else:
     torch = lazy_import("torch")
 
 
-def denoiser_of(experiment: Experiment, weights: Mapping[str, Tensor], device: str) -> Learned:
-    """The trained network of an experiment as a denoiser, ready to sample."""
-    training = experiment.training
+Weights = Mapping[str, "Tensor"]
+
+
+def network_of(training: Training, weights: Weights, device: str = "cpu") -> Denoiser:
+    """The trained network of a training as a denoiser, ready to sample."""
     network = training.build()
     network.load_state_dict(weights)
-    return Learned(network.to(device).eval(), training.prediction, training.schedule)
+    return training.denoiser(network.to(device).eval())
+
+
+def denoiser_of(experiment: Experiment, weights: Weights, device: str, guide: Weights | None = None) -> Denoiser:
+    """What an experiment samples with, from the weights of its training and of its guide, if it has one."""
+    plain = network_of(experiment.training, weights, device)
+    found = plain.given(experiment.label)
+    if experiment.guidance is not None:
+        weak = plain
+        if experiment.guide is not None and guide is not None:
+            weak = Rescheduled(network_of(experiment.guide, guide, device), plain.schedule).given(experiment.label)
+        found = experiment.guidance(found, weak)
+    return found if experiment.schedule is None else Rescheduled(found, experiment.schedule)
+
+
+def exact_of(experiment: Experiment) -> Denoiser:
+    """The exact denoiser in the place of the network. Raises `SpecError` where there is none."""
+    if not experiment.has_score:
+        raise SpecError([("training", "the exact denoiser is known for independent normal noise, and for denoisers")])
+    if experiment.guide is not None:
+        raise SpecError([("guidance", "AutoGuidance has no exact counterpart: nothing says how bad the guide is")])
+    target, schedule = experiment.training.target, experiment.schedule or experiment.training.schedule
+    plain = Exact(target, schedule)
+    if experiment.label is None:
+        return plain
+    given = Exact(target.given(experiment.label), schedule)
+    return experiment.guidance(given, plain) if isinstance(experiment.guidance, CFG) else given
 
 
 def generate(
@@ -42,8 +74,10 @@ def generate(
 
     Noise comes from the experiment's own streams, or from `rng`.
     """
-    rng = rng or experiment.rng
-    noise = rng.stream("noise").normal((n or experiment.n, experiment.training.target.dim)).to(device)
+    rng, training = rng or experiment.rng, experiment.training
+    shape, stream = (n or experiment.n, training.target.dim), rng.stream("noise")
+    noise = stream.normal(shape) if training.prior is None else training.prior.sample(shape[0], stream).float()
+    noise = noise.to(device)
     steps = experiment.sampler.trajectory(denoiser, noise, rng.stream("sampler"))
     while True:
         with torch.no_grad():  # no inference mode: what a target keeps from here on is asked for gradients elsewhere
@@ -56,10 +90,16 @@ def generate(
 class _Behind:
     """What metrics may ask of a denoiser and whoever samples with it: a `moonbed.metrics.Model`."""
 
-    def __init__(self, denoiser: Denoiser, sample: Callable[[int, int], Tensor]) -> None:
+    def __init__(
+        self, denoiser: Denoiser, sample: Callable[[int, int], Tensor], has_score: bool, has_density: bool
+    ) -> None:
         flow = Flow(denoiser)
         self.sigma_min, self.sigma_max = flow.sigma_min, flow.sigma_max
-        self.denoise, self.log_prob, self.sample = flow.denoise, flow.log_prob, sample
+        self.denoise, self.sample = flow.denoise, sample
+        self.log_prob: Callable[[Tensor], Tensor] = flow.log_prob
+        self.has_score, self.has_density = has_score, has_density
+        if isinstance(denoiser, Density):
+            self.sigma_min, self.log_prob = 0.0, denoiser.log_prob
 
 
 def model_of(experiment: Experiment, denoiser: Denoiser, device: str) -> Model:
@@ -69,18 +109,21 @@ def model_of(experiment: Experiment, denoiser: Denoiser, device: str) -> Model:
         *_, x = generate(experiment, denoiser, device, experiment.rng.child("more", number), n)
         return x.double().cpu()
 
-    return _Behind(denoiser, sample)
+    return _Behind(denoiser, sample, experiment.has_score, experiment.has_density)
 
 
 def reference(experiment: Experiment) -> Any:
-    """(n, dim) float64 array: the points of the target that the samples are held against."""
-    return experiment.training.target.dataset(experiment.n, experiment.rng.stream("reference")).numpy()
+    """(n, dim) float64 array: the points of the law that the samples are held against."""
+    return experiment.law.dataset(experiment.n, experiment.rng.stream("reference")).numpy()
 
 
 def trained_on(experiment: Experiment) -> Any:
-    """(k, dim) float64 array: the points that the model was trained on."""
+    """(k, dim) float64 array: the points that the model was trained on, those of the experiment's label if any."""
     training = experiment.training
-    return training.target.dataset(training.points, training.rng.stream("data")).numpy()
+    if experiment.label is None:
+        return training.target.dataset(training.points, training.rng.stream("data")).numpy()
+    points, labels = training.target.sample_labelled(training.points, training.rng.stream("data"))
+    return points[labels == experiment.label].numpy()
 
 
 def exploded(samples: Any, points: Any) -> int:
@@ -106,9 +149,21 @@ def answer(metric: Metric, evaluation: Evaluation, doubt: bool) -> Answer:
 
 def askable(target: Target, metrics: Sequence[Metric], model: bool = True, train: bool = True) -> dict[str, str]:
     """Id -> what it lacks, of the metrics that cannot be asked of samples of this target."""
+    return _lacking(target, metrics, model, train, True, True)
+
+
+def askable_of(experiment: Experiment, metrics: Sequence[Metric]) -> dict[str, str]:
+    """Id -> what it lacks, of the metrics that cannot be asked of an experiment."""
+    return _lacking(experiment.law, metrics, True, True, experiment.has_score, experiment.has_density)
+
+
+def _lacking(
+    target: Target, metrics: Sequence[Metric], model: bool, train: bool, has_score: bool, has_density: bool
+) -> dict[str, str]:
     stream = Rng(0).stream("askable")
     points = target.sample(2, stream).numpy()
-    behind = _Behind(Exact(target, Cosine()), lambda n, number: target.sample(n, stream)) if model else None
+    exact = Exact(target, VE())
+    behind = _Behind(exact, lambda n, number: target.sample(n, stream), has_score, has_density) if model else None
     evaluation = Evaluation(points, points, Rng(0), law=target, train=points if train else None, model=behind)
     return {m.id: f"needs {' and '.join(lack)}" for m in metrics if (lack := m.missing(evaluation))}
 
@@ -117,13 +172,13 @@ def evaluate(
     experiment: Experiment,
     folder: Folder,
     metrics: Sequence[Metric],
-    weights: Callable[[], Mapping[str, Tensor]],
+    denoiser: Callable[[], Denoiser],
     device: str = "cpu",
     doubt: bool = True,
 ) -> Iterator[tuple[Metric, Answer]]:
     """Yield each metric with its answer on the stored samples; what the store holds is not computed again.
 
-    `weights` loads those of the trained network, for metrics that ask it.
+    `denoiser` loads what the experiment samples with, for metrics that ask it.
     """
     evaluation: Evaluation | None = None
     for metric in metrics:
@@ -135,19 +190,17 @@ def evaluate(
             yield metric, Answer(float(stored["value"]), interval, stored.get("details", {}))
             continue
         if evaluation is None:
-            evaluation = _evaluation(experiment, folder, weights, device)
+            evaluation = _evaluation(experiment, folder, denoiser(), device)
         found = answer(metric, evaluation, doubt)
         data = {"metric": metric.spec(), "n": experiment.n, "value": found.value, "details": found.details}
         folder.write_json(name, data | ({"interval": found.interval} if doubt else {}))
         yield metric, found
 
 
-def _evaluation(
-    experiment: Experiment, folder: Folder, weights: Callable[[], Mapping[str, Tensor]], device: str
-) -> Evaluation:
+def _evaluation(experiment: Experiment, folder: Folder, denoiser: Denoiser, device: str) -> Evaluation:
     import io
 
     samples = np.load(io.BytesIO(folder.file("samples.npy")), allow_pickle=False)
-    model = model_of(experiment, denoiser_of(experiment, weights(), device), device)
-    rng, law = experiment.rng.child("metrics"), experiment.training.target
-    return Evaluation(samples, reference(experiment), rng, law=law, train=trained_on(experiment), model=model)
+    model = model_of(experiment, denoiser, device)
+    rng, law, points = experiment.rng.child("metrics"), experiment.law, reference(experiment)
+    return Evaluation(samples, points, rng, law=law, train=trained_on(experiment), model=model)

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from moonbed._lazy import lazy_import
-from moonbed.diffusion.objectives import Examples
 from moonbed.experiments.spec import Training
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ __all__ = ["PAYS", "compiled", "functional", "gradient"]
 PAYS = 20_000
 """Steps from which on a training is compiled."""
 
-Differentiate = Callable[[Examples], "Tensor"]
+Differentiate = Callable[[tuple["Tensor", ...]], "Tensor"]
 
 
 def gradient(training: Training, state: State) -> Differentiate:
@@ -39,10 +38,10 @@ def gradient(training: Training, state: State) -> Differentiate:
 
 
 def _eager(training: Training, state: State) -> Differentiate:
-    grad, weights = state.gradient, state.weights
+    grad, weights, objective = state.gradient, state.weights, training.objective
 
-    def differentiate(batch: Examples) -> Tensor:
-        loss = training.objective.loss(state.network, batch).mean()
+    def differentiate(batch: tuple[Tensor, ...]) -> Tensor:
+        loss = objective.loss(state.network, objective.row_type(*batch)).mean()
         parts = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
         torch.cat([part.reshape(-1) for part in parts], out=grad)
         if training.clip is not None:
@@ -62,6 +61,7 @@ def functional(training: Training, state: State) -> Callable[..., tuple[Tensor, 
     from torch.func import functional_call, grad_and_value
 
     names = [name for name, w in state.network.named_parameters() if w.requires_grad]
+    objective = training.objective
 
     def loss_of(vector: Tensor, *examples: Tensor) -> Tensor:
         parts = dict(zip(names, state.parts(vector), strict=True))
@@ -69,7 +69,7 @@ def functional(training: Training, state: State) -> Callable[..., tuple[Tensor, 
         def network(x: Tensor, c_noise: Tensor) -> Tensor:
             return functional_call(state.network, parts, (x, c_noise))
 
-        return training.objective.loss(network, Examples(*examples)).mean()
+        return objective.loss(network, objective.row_type(*examples)).mean()
 
     def both(vector: Tensor, *examples: Tensor) -> tuple[Tensor, Tensor]:
         grad, loss = grad_and_value(loss_of)(vector, *examples)
@@ -80,13 +80,13 @@ def functional(training: Training, state: State) -> Callable[..., tuple[Tensor, 
 
 def _compiled(training: Training, state: State, otherwise: Differentiate) -> Differentiate:
     def eager(vector: Tensor, *batch: Tensor) -> tuple[Tensor, Tensor]:
-        loss = otherwise(Examples(*batch))
+        loss = otherwise(batch)
         return state.gradient, loss
 
     both = compiled(functional(training, state), state.device, eager)
     vector, grad = state.vector.detach(), state.gradient
 
-    def differentiate(batch: Examples) -> Tensor:
+    def differentiate(batch: tuple[Tensor, ...]) -> Tensor:
         found, loss = both(vector, *batch)
         grad.copy_(found)
         return loss

@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from moonbed.component import SpecError, nearest
-from moonbed.diffusion import Objective
 from moonbed.diffusion.diffusers_bridge import Diffusers, DiffusersBetas
-from moonbed.diffusion.objectives import P2, Discrete, LogNormal, StableTarget
+from moonbed.diffusion.objectives import Denoising
 from moonbed.diffusion.predictions import EDM
+from moonbed.diffusion.regressions import StableTarget
 from moonbed.diffusion.samplers import DDIM
 from moonbed.diffusion.schedules import VE
+from moonbed.diffusion.times import Discrete, LogNormal
+from moonbed.diffusion.weights import P2
 from moonbed.experiments.averaging import EMA
 from moonbed.experiments.optimizers import Muon, WarmupCosine
 from moonbed.experiments.spec import Experiment, Training
@@ -37,7 +39,7 @@ def _rows() -> dict[str, Experiment]:
     ema = ddpm.replace(**{"training.averaging": EMA()})
     cosine = ema.replace(**{"training.schedule": DiffusersBetas(betas="squaredcos_cap_v2")})
     larger = cosine.replace(**{"training.network": MLP(hidden=(128, 128, 128))})
-    snr_ema = larger.replace(**{"training.objective": Objective(times=Discrete(), weight=P2())})
+    snr_ema = larger.replace(**{"training.objective": Denoising(times=Discrete(), weight=P2())})
     return {
         "baseline": baseline,
         "ddpm": ddpm,
@@ -57,7 +59,7 @@ FAST = Experiment(
         schedule=VE(sigma_max=20.0),
         prediction=EDM(),
         network=MLP(hidden=(48,) * 5, embedding=Fourier()),
-        objective=Objective(times=LogNormal(mean=-2.0), regression=StableTarget()),
+        objective=Denoising(times=LogNormal(mean=-2.0), regression=StableTarget()),
         optimizer=Muon(adam_lr=6e-3),
         learning_rate=WarmupCosine(),
         steps=900,

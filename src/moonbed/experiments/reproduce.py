@@ -22,8 +22,6 @@ def plan(names: Sequence[str] | None, budget: str, seeds: int | None) -> dict[st
     if seeds < 1:
         raise SpecError([("--seeds", f"should be at least 1, given {seeds}")])
     return {
-        name: [
-            published(ROWS[name]).replace(**BUDGETS[budget].changes, **{"training.seed": seed}) for seed in range(seeds)
-        ]
+        name: [published(ROWS[name]).replace(**BUDGETS[budget].changes).shifted(seed) for seed in range(seeds)]
         for name in (names or ROWS)
     }

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from moonbed.experiments.evaluate import Answer, askable
+from moonbed.experiments.evaluate import Answer, askable_of
 from moonbed.experiments.floors import load_floor
 from moonbed.experiments.presets import CHANGES, PUBLISHED
 from moonbed.experiments.run import Failure, Progress, Result, execute, gather, suite
@@ -105,7 +105,7 @@ def rows(
     for name, found in results.items():
         cells: dict[str, Cell] = {}
         spec, done = found[0].experiment, [r for r in found if r.status == "done"]
-        lacking = askable(spec.training.target, metrics)
+        lacking = askable_of(spec, metrics)
         known = PUBLISHED.get(name, ()) if tuple(metrics) == SUITES["published"] else ()
         known = (*known, *known[3:4])  # the same number is published for 2|AUC-.5| and meant for 2|mean AUC-.5|
         for k, metric in enumerate(metrics):
@@ -115,7 +115,7 @@ def rows(
             cells[label] = Cell(
                 metric,
                 tuple(a.value for a in answers),
-                floor_of(store, spec.training.target, metric, spec.n),
+                floor_of(store, spec.law, metric, spec.n),
                 known[k] if k < len(known) else None,
                 drawn=only.interval,
                 details=only.details,

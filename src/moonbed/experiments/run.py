@@ -14,14 +14,17 @@ from typing import TYPE_CHECKING, Any
 import moonbed
 from moonbed._lazy import lazy_import
 from moonbed.component import SpecError, nearest
+from moonbed.diffusion import Denoiser
 from moonbed.diffusion.diffusers_bridge import Diffusers
+from moonbed.experiments.averaging import PowerEMA, post_hoc
 from moonbed.experiments.evaluate import (
     Answer,
-    askable,
+    askable_of,
     denoiser_of,
     evaluate,
     exploded,
     generate,
+    network_of,
     reference,
 )
 from moonbed.experiments.floors import FloorPlan
@@ -148,7 +151,7 @@ def execute(
         raise SpecError([("jobs", f"should be at least 1, given {jobs}")])
     if jobs > 1:
         warm_up()
-    for sampler, schedule in dict.fromkeys((e.sampler, e.training.schedule) for e in experiments):
+    for sampler, schedule in dict.fromkeys((e.sampler, e.schedule or e.training.schedule) for e in experiments):
         if isinstance(sampler, Diffusers):  # only diffusers knows its schedulers; better asked now than after training
             sampler.make(schedule)
     store.check_writable()
@@ -158,8 +161,7 @@ def execute(
     bundles = _bundles(groups, device, jobs)
     questions, files = [metric.spec() for metric in metrics], files_of([*experiments, *metrics])
     plans = [
-        FloorPlan(store, target, metrics, n, draws)
-        for target, n in dict.fromkeys((e.training.target, e.n) for e in experiments)
+        FloorPlan(store, target, metrics, n, draws) for target, n in dict.fromkeys((e.law, e.n) for e in experiments)
     ]
     drawing = [(plan, task) for plan in plans for task in plan.tasks(jobs)]
     ahead = cores() >= 2 * min(jobs, len(bundles) + (len(drawing) if jobs > 1 else 0))
@@ -199,6 +201,11 @@ def _complete(
     groups = [[Experiment.parse(spec) for spec in group] for group in specs]
     metrics = [Metric.parse(spec) for spec in questions]
     store = Store(root)
+    for k, group in enumerate(groups):  # teachers and guides, whoever else waits for them
+        for training in dict.fromkeys(t for e in group for t in (*_teachers(e.training), *_guides(e))):
+            with store.lock(training):
+                store.training(training).sweep()
+                yield from ((k, event) for _, event in _train(store, [training], device, ahead))
     with ExitStack() as locks:
         for training in sorted((group[0].training for group in groups), key=lambda t: t.id):
             locks.enter_context(store.lock(training))
@@ -210,6 +217,39 @@ def _complete(
                 yield from ((k, event) for event in _answer(store, experiment, metrics, device, doubt))
 
 
+def _teachers(training: Training) -> list[Training]:
+    """The teachers of a training, each before the one that it teaches."""
+    return [] if training.teacher is None else [*_teachers(training.teacher), training.teacher]
+
+
+def _guides(experiment: Experiment) -> list[Training]:
+    return [] if experiment.guide is None else [*_teachers(experiment.guide), experiment.guide]
+
+
+def trained(store: Store, training: Training, sigma_rel: float | None = None) -> dict[str, Tensor] | None:
+    """The weights to sample with, of an average that is reconstructed if `sigma_rel` says so; None if it diverged."""
+    from safetensors.torch import load
+
+    folder = store.training(training)
+    record = folder.record()
+    if record is None or record["status"] != "done":
+        return None
+    weights = load(folder.file("weights.safetensors"))
+    if sigma_rel is None or not isinstance(training.averaging, PowerEMA):
+        return weights
+    snapshots = {int(step): rows for step, rows in load(folder.file("snapshots.safetensors")).items()}
+    return weights | State(training).named(post_hoc(snapshots, training.averaging.sigma_rels, sigma_rel)[0])
+
+
+def denoiser_in(store: Store, experiment: Experiment, device: str) -> Denoiser | None:
+    """What an experiment samples with, from the store; None where one of its trainings diverged."""
+    weights = trained(store, experiment.training, experiment.sigma_rel)
+    guide = trained(store, experiment.guide) if experiment.guide else None
+    if weights is None or (experiment.guide and guide is None):
+        return None
+    return denoiser_of(experiment, weights, device, guide)
+
+
 def _train(store: Store, trainings: Sequence[Training], device: str, ahead: bool) -> Iterator[tuple[int, Progress]]:
     """Train what the store lacks; those that stand at one step go together."""
     by_step: dict[int, list[tuple[int, _Session]]] = {}
@@ -219,7 +259,18 @@ def _train(store: Store, trainings: Sequence[Training], device: str, ahead: bool
             folder.verify()
             folder.drop_checkpoint()
         else:
-            session = _Session(folder, training, device)
+            teacher = None
+            if training.teacher is not None:
+                weights = trained(store, training.teacher)
+                if weights is None:
+                    message = f"its teacher {training.teacher.id} diverged"
+                    save_spec(folder, training)
+                    parameters = training.parameters()
+                    lost = {"status": "diverged", "message": message, "parameters": parameters, "seconds": 0.0}
+                    folder.finish(lost | {"id": training.id, "step": 0, "device": device, "versions": _versions()}, {})
+                    continue
+                teacher = network_of(training.teacher, weights)
+            session = _Session(folder, training, device, teacher)
             by_step.setdefault(session.state.step, []).append((k, session))
     for same in by_step.values():
         sessions = [session for _, session in same]
@@ -240,10 +291,10 @@ def _train(store: Store, trainings: Sequence[Training], device: str, ahead: bool
 class _Session:
     """A training under way and its folder."""
 
-    def __init__(self, folder: Folder, training: Training, device: str) -> None:
+    def __init__(self, folder: Folder, training: Training, device: str, teacher: Denoiser | None) -> None:
         save_spec(folder, training)
         self.folder, self.training, self.device = folder, training, device
-        self.state, self._before = State(training, device), 0.0
+        self.state, self._before = State(training, device, teacher), 0.0
         if (kept := folder.load_checkpoint()) is not None:
             tensors, step, log, self._before = kept
             self.state.load(tensors, step, log)
@@ -289,25 +340,25 @@ class _Session:
             "device": self.device,
             "versions": _versions(),
         }
-        self.folder.finish(record, {"weights.safetensors": weights, "log.jsonl": lines.encode()})
+        files = {"weights.safetensors": weights, "log.jsonl": lines.encode()}
+        if state.snapshots:
+            files["snapshots.safetensors"] = save({str(step): rows for step, rows in state.snapshots.items()})
+        self.folder.finish(record, files)
         self.folder.drop_checkpoint()
         self._done = True
 
 
 def _sample(store: Store, experiment: Experiment, device: str) -> Iterator[Progress]:
-    from safetensors.torch import load
-
-    folder, trained = store.experiment(experiment), store.training(experiment.training)
+    folder = store.experiment(experiment)
     if folder.record() is not None:
         folder.verify()
         return
-    record = trained.record()
-    if record is None or record["status"] != "done":
+    denoiser = denoiser_in(store, experiment, device)
+    if denoiser is None:
         return
     save_spec(folder, experiment)
     start = time.monotonic()
     x = torch.empty(0)
-    denoiser = denoiser_of(experiment, load(trained.file("weights.safetensors")), device)
     for step, state in enumerate(generate(experiment, denoiser, device), 1):
         x = state
         if step % 25 == 0:
@@ -331,32 +382,34 @@ def _sample(store: Store, experiment: Experiment, device: str) -> Iterator[Progr
 def _answer(
     store: Store, experiment: Experiment, metrics: Sequence[Metric], device: str, doubt: bool
 ) -> Iterator[Progress | Result]:
-    from safetensors.torch import load
-
-    folder, kept = store.experiment(experiment), store.training(experiment.training)
-    trained = kept.record() or {}
+    folder = store.experiment(experiment)
+    records = [store.training(training).record() or {} for training in experiment.needs]
     common = {
         "experiment": experiment,
-        "parameters": trained["parameters"],
-        "training_seconds": trained["seconds"],
+        "parameters": records[0]["parameters"],
+        "training_seconds": records[0]["seconds"],
         "folder": str(folder.path),
     }
-    if trained["status"] != "done":
-        yield Result(**common, status="diverged", message=trained["message"])
-        return
-    lacking = askable(experiment.training.target, metrics)
+    for record in records:
+        if record["status"] != "done":
+            yield Result(**common, status="diverged", message=record["message"])
+            return
+    lacking = askable_of(experiment, metrics)
     asked = [metric for metric in metrics if metric.id not in lacking]
     answers = {}
 
-    def weights() -> Mapping[str, Tensor]:
-        return load(kept.file("weights.safetensors"))
+    def denoiser() -> Denoiser:
+        found = denoiser_in(store, experiment, device)
+        if found is None:
+            raise StoreError(f"{experiment.training.id}: no trained weights")
+        return found
 
-    for k, (metric, found) in enumerate(evaluate(experiment, folder, asked, weights, device, doubt)):
+    for k, (metric, found) in enumerate(evaluate(experiment, folder, asked, denoiser, device, doubt)):
         answers[metric.id] = found
         yield Progress("evaluate", k + 1, len(asked))
-    record = folder.record() or {}
+    sampled = folder.record() or {}
     yield Result(
-        **common, status="done", answers=answers, exploded=record["exploded"], sampling_seconds=record["seconds"]
+        **common, status="done", answers=answers, exploded=sampled["exploded"], sampling_seconds=sampled["seconds"]
     )
 
 

@@ -6,15 +6,18 @@ they are questions asked of samples that exist, and asking another one computes 
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from moonbed.component import Component, NonNegativeInt, Positive, PositiveFloat
+from moonbed.component import Component, Fraction, NonNegativeInt, Positive, PositiveFloat, SpecError
 from moonbed.diffusion import Objective, Prediction, Sampler, Schedule
+from moonbed.diffusion.density import Draw
 from moonbed.diffusion.diffusers_bridge import Diffusers, DiffusersBetas
-from moonbed.diffusion.objectives import Discrete
+from moonbed.diffusion.guidance import CFG, Guidance
+from moonbed.diffusion.objectives import Denoising
 from moonbed.diffusion.predictions import Epsilon
+from moonbed.diffusion.times import Discrete
+from moonbed.experiments.averaging import Averaging, PowerEMA
 from moonbed.experiments.optimizers import AdamW, Constant, LearningRate, Optimizer
 from moonbed.networks import Network
 from moonbed.networks.mlp import MLP
@@ -23,17 +26,11 @@ from moonbed.targets import Target
 from moonbed.targets.curves import TwoMoons
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
+
+    from moonbed.diffusion import Denoiser
 
 __all__ = ["Averaging", "Experiment", "Optimizer", "Training"]
-
-
-class Averaging(Component):
-    """A running average of the weights, used for sampling in place of the last ones."""
-
-    @abstractmethod
-    def update(self, average: list[Tensor], weights: list[Tensor], step: int) -> None:
-        """Take in the weights after step `step` (1, 2, ...), in place. `average` starts as the initial weights."""
 
 
 class Training(Component):
@@ -43,7 +40,7 @@ class Training(Component):
     schedule: Schedule = DiffusersBetas()
     prediction: Prediction = Epsilon()
     network: Network = MLP()
-    objective: Objective = Objective(times=Discrete())
+    objective: Objective = Denoising(times=Discrete())
     optimizer: Optimizer = AdamW()
     learning_rate: LearningRate = Constant()
     averaging: Averaging | None = None
@@ -53,21 +50,99 @@ class Training(Component):
     """Size of the training set, drawn once; batches go through it without replacement, the last partial one dropped."""
     clip: PositiveFloat | None = 1.0
     """Largest norm of the gradient; None for no limit."""
+    label_dropout: Fraction | None = None
+    """Share of rows whose label the network is not told; None for a network that is told no labels."""
+    prior: Target | None = None
+    """The law of the noise, in standardised coordinates; None for N(0, I). With another one there is no score."""
+    teacher: Training | None = None
+    """The trained model that an objective distils."""
     seed: NonNegativeInt = 0
 
     def check(self) -> Iterator[tuple[str, str]]:
         if self.batch > self.points:
             yield "batch", f"should be at most points ({self.points}), given {self.batch}"
+        if self.network.density != self.objective.density:
+            network, objective = type(self.network).__name__, type(self.objective).__name__
+            needs = "is a density: its objective is MaximumLikelihood" if self.network.density else "is no density"
+            yield "network", f"{network} {needs}, given the objective {objective}"
+        yield from self.objective.problems(self.prediction, self.teacher is not None)
+        yield from self._check_laws()
+
+    def _check_laws(self) -> Iterator[tuple[str, str]]:
+        try:
+            dim, classes = self.target.dim, self.target.classes
+        except SpecError:  # data that are elsewhere: said where they are used
+            return
+        plain = isinstance(self.objective, Denoising) and self.objective.regression.drawn
+        regressed = type(self.objective.regression).__name__ if isinstance(self.objective, Denoising) else ""
+        name = type(self.target).__name__
+        if self.prior is not None:
+            if self.prior.dim != dim:
+                yield "prior", f"should have {dim} dimensions as {name} has, given {self.prior.dim}"
+            if not plain and regressed:
+                yield "prior", f"{regressed} knows the law of x_0 given x_t for normal noise only"
+        if self.label_dropout is not None:
+            if classes < 2:
+                yield "label_dropout", f"{name} has no labels"
+            elif type(self.target).dataset is not Target.dataset:
+                yield "label_dropout", f"the data set of {name} comes without labels"
+            if not plain and regressed:
+                yield "label_dropout", f"{regressed} does not know the law of x_0 given x_t and the label"
+            if self.teacher is not None:
+                yield "label_dropout", "a teacher is followed without labels"
+            if self.objective.density:
+                yield "label_dropout", "a density is told no labels"
+        for problem in self._check_teacher(dim):
+            yield "teacher", problem
+
+    def _check_teacher(self, dim: int) -> Iterator[str]:
+        if self.teacher is None:
+            return
+        if self.teacher.target.dim != dim:
+            yield f"should have {dim} dimensions, given {self.teacher.target.dim}"
+        if self.teacher.objective.density:
+            yield "should be a denoiser, given a density"
+        if self.teacher.schedule != self.schedule:
+            yield "should have the schedule of the training: its steps are followed there"
+        if self.teacher.prior != self.prior:
+            yield "should have the prior of the training: its flow starts there"
 
     @property
     def rng(self) -> Rng:
         """The random streams of this training."""
         return Rng(self.seed).child("training")
 
+    def shifted(self, by: int) -> Training:
+        """The training with its seed, and those of its teachers, moved by a number."""
+        teacher = self.teacher.shifted(by) if self.teacher else None
+        return self.replace(seed=self.seed + by, teacher=teacher)
+
+    @property
+    def classes(self) -> int:
+        """Number of labels that the network is told."""
+        return 0 if self.label_dropout is None else self.target.classes
+
+    @property
+    def gaussian(self) -> bool:
+        """Whether noise is normal and independent of the data, so that the model has a score."""
+        return self.prior is None and self.objective.gaussian
+
     def build(self) -> nn.Module:
         """The network with its initial weights."""
+        dim, columns, head = self.target.dim, self.classes + self.objective.columns, self.objective.head
         with self.rng.stream("init").as_global():
-            return self.network.build(self.target.dim)
+            network = self.network.build(dim + columns)
+            if not (columns or head):
+                return network
+            from moonbed.networks._modules import Conditioned
+
+            return Conditioned(network, dim, head)
+
+    def denoiser(self, network: nn.Module) -> Denoiser:
+        """What the network, trained, is used as."""
+        found = self.objective.denoiser(network, self.prediction, self.schedule, self.classes)
+        found.gaussian, found.posterior = self.gaussian, self.objective.posterior
+        return found
 
     def parameters(self) -> int:
         """Number of trainable parameters of the network."""
@@ -83,10 +158,84 @@ class Experiment(Component):
     """Number of samples, and of the reference points that they are held against."""
     seed: NonNegativeInt = 0
     """Seed of sampling and evaluation, on top of the training's."""
+    schedule: Schedule | None = None
+    """The schedule to sample under; None for that of the training."""
+    label: NonNegativeInt | None = None
+    """The label to sample; None for all points, without the network being told one."""
+    guidance: Guidance | None = None
+    guide: Training | None = None
+    """The worse network of `AutoGuidance`."""
+    sigma_rel: PositiveFloat | None = None
+    """Relative width of the average of the weights, reconstructed post hoc; None for that of the training."""
 
     def check(self) -> Iterator[tuple[str, str]]:
         if self.n < 10:
             yield "n", f"should be at least 10, given {self.n}"
+        training, name = self.training, type(self.sampler).__name__
+        if training.objective.density != isinstance(self.sampler, Draw):
+            yield "sampler", f"a density is sampled by Draw, and nothing else is, given {name}"
+        elif getattr(self.sampler, "needs_score", False) and not training.gaussian:
+            yield "sampler", f"{name} needs a score, which there is for independent normal noise only"
+        if training.objective.density and (self.schedule or self.guidance):
+            yield "schedule", "a density has neither a schedule nor guidance"
+        if self.sigma_rel is not None and not isinstance(training.averaging, PowerEMA):
+            yield "sigma_rel", "needs the averaging PowerEMA, whose averages it is reconstructed from"
+        yield from self._check_label()
+
+    def _check_label(self) -> Iterator[tuple[str, str]]:
+        training, guidance = self.training, self.guidance
+        try:
+            classes = training.classes
+        except SpecError:
+            return
+        if self.label is not None and self.label not in range(classes):
+            has = f"the labels 0 to {classes - 1}" if classes else "no labels: training.label_dropout is not set"
+            yield "label", f"the network is told {has}, given {self.label}"
+        if (self.guide is not None) != (guidance is not None and guidance.other):
+            yield "guide", "a worse training for AutoGuidance, which needs one; nothing else uses it"
+        if isinstance(guidance, CFG):
+            if self.label is None:
+                yield "label", "CFG needs the label to guide to"
+            if not training.label_dropout:
+                yield "training.label_dropout", "CFG needs a network trained with and without labels, as with 0.1"
+        if self.guide is not None:
+            if self.guide.classes != classes:
+                yield "guide", f"should be told {classes} labels as the training is, given {self.guide.classes}"
+            if self.guide.target.dim != training.target.dim:
+                yield "guide", f"should have {training.target.dim} dimensions, given {self.guide.target.dim}"
+
+    def shifted(self, by: int) -> Experiment:
+        """The experiment with all seeds of trainings, those of its teachers and guide too, moved by a number."""
+        guide = self.guide.shifted(by) if self.guide else None
+        return self.replace(training=self.training.shifted(by), guide=guide)
+
+    @property
+    def has_score(self) -> bool:
+        """Whether the score of the model is known at every noise level."""
+        return self.training.gaussian and self.training.objective.posterior
+
+    @property
+    def has_density(self) -> bool:
+        """Whether the density of the model is known."""
+        training = self.training
+        return training.objective.density or (training.prior is None and training.objective.posterior)
+
+    @property
+    def law(self) -> Target:
+        """What the samples should follow: the target, the law of the label, or the one that guidance aims at."""
+        target = self.training.target
+        if self.label is None:
+            return target
+        if isinstance(self.guidance, CFG):
+            from moonbed.targets.tilted import Tilted
+
+            return Tilted(target=target, label=self.label, scale=self.guidance.scale)
+        return target.given(self.label)
+
+    @property
+    def needs(self) -> list[Training]:
+        """The trainings whose networks are sampled with."""
+        return [self.training] if self.guide is None else [self.training, self.guide]
 
     @property
     def rng(self) -> Rng:

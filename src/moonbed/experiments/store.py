@@ -3,6 +3,7 @@
     runs/<training id>/training.json          the configuration
                        log.jsonl              step and mean loss, a line for every 100 steps
                        weights.safetensors    the weights used for sampling
+                       snapshots.safetensors  averages by step, of an averaging that keeps them
                        record.json            written last: what is there, with checksums; no record, not done
                        checkpoint.json        only while it trains: the step, and which file holds the state
                        <experiment id>/experiment.json, samples.npy, record.json

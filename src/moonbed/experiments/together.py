@@ -18,10 +18,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from moonbed._lazy import lazy_import
-from moonbed.diffusion.objectives import Examples
+from moonbed.diffusion.data import Rows
 from moonbed.experiments.gradients import PAYS, compiled, functional
 from moonbed.experiments.spec import Training
-from moonbed.experiments.train import Diverged, State, blocks, train
+from moonbed.experiments.train import Diverged, State, blocks, data_of, train
 from moonbed.experiments.workers import cores
 
 if TYPE_CHECKING:
@@ -73,8 +73,13 @@ def advance(
 
 def _maps(training: Training, state: State) -> bool:
     """Whether torch can map the gradient over stacked weights."""
-    two = Examples(*(torch.zeros(2, 2, *more, device=state.device) for more in ((training.target.dim,), (), (), ())))
-    two = two._replace(target=two.x)
+    if training.objective.adaptive:
+        return False
+    data, every = data_of(training, state.teacher)
+    some = Rows(every.x0[:2], None if every.labels is None else every.labels[:2])
+    stream = training.rng.stream("map")
+    made = training.objective.examples(training.prediction, training.schedule, some, data, stream)
+    two = [part.to(state.device).expand(2, *part.shape) for part in made]
     state.network.train()
     try:
         torch.func.vmap(functional(training, state))(state.vector.detach().expand(2, -1), *two)
@@ -91,14 +96,15 @@ def _go(trainings: list[Training], states: list[State], ahead: bool) -> Iterator
         both = compiled(both, states[0].device)
     for state in states:
         state.network.train()
-    feeds = [blocks(t, s.step, s.device) for t, s in zip(trainings, states, strict=True)]
+    feeds = [blocks(t, s) for t, s in zip(trainings, states, strict=True)]
     for examples in _ahead(feeds) if ahead else zip(*feeds, strict=True):
-        start, count = states[0].step, len(examples[0].x)
+        start, count = states[0].step, len(examples[0][0])
         parts = [torch.stack(part, dim=1) for part in zip(*examples, strict=True)]  # (steps, members, batch, ...)
         losses = torch.empty(count, len(states), device=states[0].device)
         for k, batch in enumerate(zip(*parts, strict=True)):
             grad, losses[k] = both(stack.vector.detach(), *batch)
             stack.update(first, grad, start + k)
+            stack.keep(first, states, start + k)
         bad = (~torch.isfinite(losses)).cpu()
         lost = bad.any(0) | ~torch.isfinite(stack.vector).all(1).cpu()
         table = losses.tolist()
@@ -115,7 +121,7 @@ def _go(trainings: list[Training], states: list[State], ahead: bool) -> Iterator
             return
 
 
-def _ahead(feeds: list[Iterator[Examples]]) -> Iterator[list[Examples]]:
+def _ahead(feeds: list[Iterator[tuple[Tensor, ...]]]) -> Iterator[list[tuple[Tensor, ...]]]:
     """The next block of every feed, made by threads while the one before is in use."""
     threads = min(len(feeds), max(1, cores() - 1))
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
@@ -133,8 +139,8 @@ class _Stack:
 
     def __init__(self, trainings: list[Training], states: list[State]) -> None:
         self.vector = torch.nn.Parameter(torch.stack([s.vector.detach() for s in states]))
-        averages = [s.average for s in states if s.average is not None]
-        self.average = torch.stack(averages) if averages else None
+        averages = [s.averages for s in states if s.averages is not None]
+        self.averages = torch.stack(averages) if averages else None
         self.optimizer = trainings[0].optimizer.build([self.vector])
         self.peak = [group["lr"] for group in self.optimizer.param_groups]
         held = [s.optimizer.state.get(s.vector, {}) for s in states]
@@ -148,14 +154,20 @@ class _Stack:
         for group, lr in zip(self.optimizer.param_groups, self.peak, strict=True):
             group["lr"] = factor * lr
         self.optimizer.step()
-        if self.average is not None and training.averaging is not None:
-            training.averaging.update([self.average], [self.vector.detach()], step + 1)
+        if self.averages is not None and training.averaging is not None:
+            training.averaging.update(self.averages, self.vector.detach(), step + 1)
+
+    def keep(self, training: Training, states: list[State], step: int) -> None:
+        """Snapshots of the averages, where one is due."""
+        if self.averages is not None and training.averaging and training.averaging.keeps(step + 1, training.steps):
+            for state, averages in zip(states, self.averages.cpu(), strict=True):
+                state.snapshots[step + 1] = averages.clone()
 
     def give(self, member: int, state: State) -> None:
         """Make a state what its row is."""
         state.vector.data.copy_(self.vector.detach()[member])
-        if self.average is not None and state.average is not None:
-            state.average.copy_(self.average[member])
+        if self.averages is not None and state.averages is not None:
+            state.averages.copy_(self.averages[member])
         for slot, value in self.optimizer.state[self.vector].items():
             rows = value.shape == self.vector.shape
             state.optimizer.state[state.vector][slot] = (value[member] if rows else value).clone()

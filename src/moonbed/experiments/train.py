@@ -14,7 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from moonbed._lazy import lazy_import
-from moonbed.diffusion.objectives import Examples, Source
+from moonbed.diffusion import Denoiser, Objective
+from moonbed.diffusion.data import Data, Rows
 from moonbed.experiments.gradients import gradient
 from moonbed.experiments.spec import Training
 
@@ -44,7 +45,7 @@ class State:
     `vector` holds all weights, `gradient` their gradient; the parameters of the network are views of the two.
     """
 
-    def __init__(self, training: Training, device: str = "cpu") -> None:
+    def __init__(self, training: Training, device: str = "cpu", teacher: Denoiser | None = None) -> None:
         self.network: nn.Module = training.build().to(device)
         self.weights: list[nn.Parameter] = [w for w in self.network.parameters() if w.requires_grad]
         self._names = [name for name, w in self.network.named_parameters() if w.requires_grad]
@@ -53,13 +54,16 @@ class State:
         self.vector.grad = self.gradient
         for w, data, grad in zip(self.weights, self.parts(self.vector.data), self.parts(self.gradient), strict=True):
             w.data, w.grad = data, grad
-        self.average = self.vector.detach().clone() if training.averaging else None
+        self.averages = None
+        if training.averaging:
+            self.averages = self.vector.detach().expand(training.averaging.count, -1).clone()
+        self.snapshots: dict[int, Tensor] = {}
         optimizer = training.optimizer
         self.optimizer = optimizer.build([self.vector] if optimizer.elementwise else self.weights)
         self.peak = [group["lr"] for group in self.optimizer.param_groups]
         self.step = 0
         self.log: list[dict[str, float]] = []
-        self.device = device
+        self.device, self.teacher = device, teacher
 
     def parts(self, vector: Tensor) -> list[Tensor]:
         """Views of a vector as long as that of the weights, in their shapes."""
@@ -67,10 +71,11 @@ class State:
         return [piece.view(w.shape) for piece, w in zip(pieces, self.weights, strict=True)]
 
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors of the state by name: `network.*`, `average.*`, `optimizer.<index>.*`."""
+        """All tensors of the state by name: `network.*`, `averages`, `snapshot.<step>`, `optimizer.<index>.*`."""
         out = {f"network.{k}": v for k, v in self.network.state_dict().items()}
-        if self.average is not None:
-            out |= {f"average.{k}": v for k, v in zip(self._names, self.parts(self.average), strict=True)}
+        if self.averages is not None:
+            out["averages"] = self.averages
+        out |= {f"snapshot.{step}": v for step, v in self.snapshots.items()}
         for k, slots in self.optimizer.state_dict()["state"].items():
             out |= {f"optimizer.{k}.{slot}": v for slot, v in slots.items() if isinstance(v, torch.Tensor)}
         return {k: v.detach().cpu() for k, v in out.items()}
@@ -82,9 +87,9 @@ class State:
     def load(self, tensors: dict[str, Tensor], step: int, log: list[dict[str, float]]) -> None:
         """Become the state whose `tensors`, step and log these are."""
         self.network.load_state_dict({k[8:]: v for k, v in tensors.items() if k.startswith("network.")})
-        if self.average is not None:
-            for name, average in zip(self._names, self.parts(self.average), strict=True):
-                average.copy_(tensors[f"average.{name}"])
+        if self.averages is not None:
+            self.averages.copy_(tensors["averages"])
+        self.snapshots = {int(k[9:]): v for k, v in tensors.items() if k.startswith("snapshot.")}
         slots: dict[int, dict[str, Tensor]] = {}
         for key, value in tensors.items():
             if key.startswith("optimizer."):
@@ -96,9 +101,13 @@ class State:
     def weights_for_sampling(self) -> dict[str, Tensor]:
         """The network's state dict as it is used for sampling: with averaged weights if there is an average."""
         out = dict(self.network.state_dict())
-        if self.average is not None:
-            out |= dict(zip(self._names, self.parts(self.average), strict=True))
+        if self.averages is not None:
+            out |= self.named(self.averages[0])
         return {k: v.detach().cpu() for k, v in out.items()}
+
+    def named(self, vector: Tensor) -> dict[str, Tensor]:
+        """The parts of a vector of weights by the name of their parameter."""
+        return dict(zip(self._names, self.parts(vector), strict=True))
 
 
 def train(training: Training, state: State, ahead: bool = False) -> Iterator[State]:
@@ -111,11 +120,11 @@ def train(training: Training, state: State, ahead: bool = False) -> Iterator[Sta
     differentiate = gradient(training, state)
     good = state.snapshot()
     state.network.train()
-    for examples in blocks(training, state.step, state.device, ahead):
-        losses = torch.empty(len(examples.x), device=state.device)
+    for examples in blocks(training, state, ahead):
+        losses = torch.empty(len(examples[0]), device=state.device)
         with training.rng.stream("network", state.step // BLOCK).as_global():
             for k, batch in enumerate(zip(*examples, strict=True)):
-                losses[k] = differentiate(Examples(*batch))
+                losses[k] = differentiate(batch)
                 _update(training, state, state.step + k)
         bad = ~torch.isfinite(losses)
         if bad.any() or not torch.isfinite(state.vector).all():
@@ -134,27 +143,44 @@ def _update(training: Training, state: State, step: int) -> None:
     for group, lr in zip(state.optimizer.param_groups, state.peak, strict=True):
         group["lr"] = factor * lr
     state.optimizer.step()
-    if state.average is not None and training.averaging is not None:
-        training.averaging.update([state.average], [state.vector.detach()], step + 1)
+    if state.averages is not None and training.averaging is not None:
+        training.averaging.update(state.averages, state.vector.detach(), step + 1)
+        if training.averaging.keeps(step + 1, training.steps):
+            state.snapshots[step + 1] = state.averages.cpu().clone()
 
 
-def blocks(training: Training, start: int, device: str = "cpu", ahead: bool = False) -> Iterator[Examples]:
-    """The examples of the steps from `start` on, block by block: (steps, batch, ...) each.
+def data_of(training: Training, teacher: Denoiser | None = None) -> tuple[Data, Rows]:
+    """What the objective may draw on, and the training set: points, and labels where the network is told them."""
+    target, stream, labels = training.target, training.rng.stream("data"), None
+    if training.classes:
+        points, labels = target.sample_labelled(training.points, stream)
+    else:
+        points = target.dataset(training.points, stream)
+    points = points.to(torch.float32)
+    dropout = training.label_dropout or 0.0
+    data = Data(target, points, training.prior, training.classes, dropout, teacher, training.rng.child("made"))
+    return data, Rows(points, labels)
+
+
+def blocks(training: Training, state: State, ahead: bool = False) -> Iterator[tuple[Tensor, ...]]:
+    """The examples of the steps from the state's on, block by block: (steps, batch, ...) each.
 
     They are made on the CPU, the same for every device, and moved once a block.
     """
-    data = training.target.dataset(training.points, training.rng.stream("data")).to(torch.float32)
-    starts = range(start, training.steps, BLOCK)
+    data, every = data_of(training, state.teacher)
+    starts = range(state.step, training.steps, BLOCK)
 
-    def block(first: int) -> Examples:
+    def block(first: int) -> tuple[Tensor, ...]:
         count = min(BLOCK, training.steps - first)
-        x0 = data[torch.cat(list(_batches(training, first, count)))]
+        places = torch.cat(list(_batches(training, first, count)))
+        labels = None if every.labels is None else every.labels[places]
+        rows = Rows(every.x0[places], labels, first / training.steps)
+        objective = _adapted(training, state, data, rows, first)
         stream = training.rng.stream("block", first // BLOCK)
-        source = Source(training.target, data)
-        made = training.objective.examples(training.prediction, training.schedule, x0, source, stream)
-        return Examples(*(part.reshape(count, training.batch, *part.shape[1:]).to(device) for part in made))
+        made = objective.examples(training.prediction, training.schedule, rows, data, stream)
+        return tuple(part.reshape(count, training.batch, *part.shape[1:]).to(state.device) for part in made)
 
-    if not ahead:
+    if not ahead or training.objective.adaptive:
         yield from map(block, starts)
         return
     with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(torch.get_num_threads(),)) as thread:
@@ -165,6 +191,18 @@ def blocks(training: Training, start: int, device: str = "cpu", ahead: bool = Fa
                 coming.append(thread.submit(block, first))
             if done is not None:
                 yield done.result()
+
+
+def _adapted(training: Training, state: State, data: Data, rows: Rows, first: int) -> Objective:
+    """The objective as the network asks for it before step `first`."""
+    objective = training.objective
+    if not objective.adaptive:
+        return objective
+    if state.device != "cpu":
+        raise NotImplementedError("times that adapt to the losses are for the CPU")
+    stream = training.rng.stream("probe", first // BLOCK)
+    with torch.no_grad():
+        return objective.adapted(state.network, training.prediction, training.schedule, rows, data, stream)
 
 
 def _batches(training: Training, first: int, count: int) -> Iterator[Tensor]:

@@ -75,6 +75,10 @@ class Model(Protocol):
 
     sigma_min: float
     sigma_max: float
+    has_score: bool
+    """Whether `denoise` is meant to be E[x_0 | x_0 + sigma eps = y]."""
+    has_density: bool
+    """Whether `log_prob` is known."""
 
     def sample(self, n: int, number: int) -> Tensor:
         """(n, dim): draws that no other `number`, and no samples of the evaluation, share."""

@@ -60,6 +60,11 @@ class KL(Mean):
     def label(self) -> str:
         return "KL(target||model)"
 
+    def missing(self, evaluation: Evaluation) -> list[str]:
+        model = evaluation.model
+        lacking = model is not None and not model.has_density
+        return super().missing(evaluation) + ["a model with a density"] * lacking
+
     def terms(self, evaluation: Evaluation) -> np.ndarray:
         law, model = _both(self, evaluation)
         stream = evaluation.stream("KL")
@@ -98,9 +103,10 @@ class Girsanov(Mean):
         return "Girsanov bound"
 
     def missing(self, evaluation: Evaluation) -> list[str]:
-        law = evaluation.law
+        law, model = evaluation.law, evaluation.model
         lacking = law is not None and not law.has_denoiser
-        return super().missing(evaluation) + [_DENOISER] * lacking
+        unknown = model is not None and not model.has_score
+        return super().missing(evaluation) + [_DENOISER] * lacking + ["a model with a score"] * unknown
 
     def terms(self, evaluation: Evaluation) -> np.ndarray:
         law, model = _both(self, evaluation)

@@ -44,6 +44,25 @@ def zero(linear: nn.Linear) -> nn.Linear:
     return linear
 
 
+class Conditioned(nn.Module):
+    """A network that is told more than x and the noise level: `columns` behind x, of which nothing is put out.
+
+    With a `head` it puts out, while it is trained, one number more: a function of the noise level alone, 0 at first.
+    """
+
+    def __init__(self, inner: nn.Module, dim: int, head: bool) -> None:
+        super().__init__()
+        self.inner, self.dim = inner, dim
+        self.features = FourierModule(16, 0.5, 30.0) if head else None
+        self.head = zero(nn.Linear(32, 1)) if head else None
+
+    def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
+        out = self.inner(x, c_noise)[:, : self.dim]
+        if self.head is None or self.features is None or not self.training:
+            return out
+        return torch.cat([out, self.head(self.features(c_noise)).expand(len(x), 1)], dim=1)
+
+
 class MLPModule(nn.Module):
     """See `moonbed.networks.mlp.MLP`."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from moonbed.component import Component, Positive
 
@@ -15,6 +15,9 @@ __all__ = ["Embedding", "Network"]
 
 class Network(Component):
     """Configuration of a function F(x, c_noise): x (n, dim), c_noise (n,) or (1,) -> (n, dim)."""
+
+    density: ClassVar[bool] = False
+    """Whether it is a log density (n,) instead; see `moonbed.networks.flow`."""
 
     @abstractmethod
     def build(self, dim: int) -> nn.Module:
