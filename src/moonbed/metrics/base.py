@@ -70,15 +70,12 @@ class Law(Protocol):
 class Model(Protocol):
     """What a metric may ask of the model behind the samples; rows are points (n, dim), all is float64.
 
-    Noise levels are ratios sigma/alpha between `sigma_min` and `sigma_max`, in the coordinates y = x_0 + sigma eps.
+    Noise levels are ratios sigma/alpha between `sigma_min` and `sigma_max`, in the coordinates y = x_0 + sigma eps. A
+    model that is no denoiser says `has_score = False`, one whose density is not known `has_density = False`.
     """
 
     sigma_min: float
     sigma_max: float
-    has_score: bool
-    """Whether `denoise` is meant to be E[x_0 | x_0 + sigma eps = y]."""
-    has_density: bool
-    """Whether `log_prob` is known."""
 
     def sample(self, n: int, number: int) -> Tensor:
         """(n, dim): draws that no other `number`, and no samples of the evaluation, share."""

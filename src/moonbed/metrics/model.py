@@ -62,7 +62,7 @@ class KL(Mean):
 
     def missing(self, evaluation: Evaluation) -> list[str]:
         model = evaluation.model
-        lacking = model is not None and not model.has_density
+        lacking = model is not None and not getattr(model, "has_density", True)
         return super().missing(evaluation) + ["a model with a density"] * lacking
 
     def terms(self, evaluation: Evaluation) -> np.ndarray:
@@ -105,7 +105,7 @@ class Girsanov(Mean):
     def missing(self, evaluation: Evaluation) -> list[str]:
         law, model = evaluation.law, evaluation.model
         lacking = law is not None and not law.has_denoiser
-        unknown = model is not None and not model.has_score
+        unknown = model is not None and not getattr(model, "has_score", True)
         return super().missing(evaluation) + [_DENOISER] * lacking + ["a model with a score"] * unknown
 
     def terms(self, evaluation: Evaluation) -> np.ndarray:
