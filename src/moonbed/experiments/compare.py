@@ -40,7 +40,7 @@ from moonbed.metrics.significance import (
     spread,
 )
 
-__all__ = ["LOOKS", "Comparison", "Difference", "Verdict", "compare", "judge_difference", "looks"]
+__all__ = ["LOOKS", "Comparison", "Difference", "Verdict", "compare", "judge_difference", "looks", "paired_badness"]
 
 Verdict = Literal["better", "worse", "equivalent", "mixed", "cannot tell yet"]
 LOOKS = 4
@@ -162,7 +162,7 @@ def compare(
 def judge_difference(a: Row, b: Row, level: float = 0.05, margin: float = 1.0) -> Comparison:
     """The verdict on two rows whose results are paired by their order."""
     labels = [label for label, cell in a.cells.items() if not cell.lacks]
-    badness = {label: _differences(a, b, label) for label in labels}
+    badness = {label: paired_badness(a, b, a.cells[label].metric) for label in labels}
     p = {label: paired_p(d) for label, d in badness.items()}
     adjusted = dict(zip(labels, holm([p[label] for label in labels]), strict=True))
     differences = {}
@@ -176,8 +176,8 @@ def judge_difference(a: Row, b: Row, level: float = 0.05, margin: float = 1.0) -
             verdict = "equivalent"
         differences[label] = Difference(
             a.cells[label].metric,
-            _values(a, label),
-            _values(b, label),
+            _values(a, a.cells[label].metric),
+            _values(b, a.cells[label].metric),
             a.cells[label].floor,
             mean,
             interval(d) or (-math.inf, math.inf),
@@ -193,16 +193,16 @@ def judge_difference(a: Row, b: Row, level: float = 0.05, margin: float = 1.0) -
     return Comparison(a.name, b.name, count, level, margin, differences, verdict, more, (a, b))
 
 
-def _values(row: Row, label: str) -> tuple[float, ...]:
+def _values(row: Row, metric: Metric) -> tuple[float, ...]:
     """By seed; NaN for a training that diverged."""
-    key = row.cells[label].metric.id
-    return tuple(r.values.get(key, math.nan) for r in row.results)
+    return tuple(r.values.get(metric.id, math.nan) for r in row.results)
 
 
-def _differences(a: Row, b: Row, label: str) -> list[float]:
-    metric, floor = a.cells[label].metric, a.cells[label].floor
+def paired_badness(a: Row, b: Row, metric: Metric) -> list[float]:
+    """By seed: how much worse b is than a."""
+    floor = next((cell.floor for cell in a.cells.values() if cell.metric == metric), None)
     centre = floor.mean if floor else 0.0
-    pairs = zip(_values(a, label), _values(b, label), strict=True)
+    pairs = zip(_values(a, metric), _values(b, metric), strict=True)
     return [metric.badness(v, centre) - metric.badness(u, centre) for u, v in pairs]
 
 
