@@ -67,8 +67,8 @@ class Consistency(Objective):
 
     The loss is |f - f'|²/c_out², without gradient through f' = f(x_u, u); at the least noise, f' is x_u. The noise
     ratios are `gap` of the larger apart, which falls geometrically from `first_gap` to `last_gap` over the training:
-    far apart, what is known at little noise soon reaches much noise; near, it is not blurred on the way (Song & Dhariwal
-    2024; Geng et al. 2024). Orthogonalised updates (Muon) let f collapse to a constant, where AdamW does not.
+    far apart, what is known at little noise soon reaches much noise; near, it is not blurred on the way (Song and
+    Dhariwal 2024; Geng et al. 2024). Orthogonalised updates (Muon) let f collapse to a constant, where AdamW does not.
     """
 
     row_type: ClassVar[type] = ConsistencyRows
@@ -250,7 +250,7 @@ class MeanFlow(AverageVelocity):
 
     t and u are the larger and the smaller of two draws of `times`; a share `instant` of the rows has u = t, where U is
     the velocity. The loss is |error|²/(|error|² + c)^power, without gradient through the weight. The paper has `power`
-    0.75 or 1, for images; in two dimensions, where single errors are large by chance, that is another minimum than the mean.
+    0.75 or 1, for images; in two dimensions, where single errors are large by chance, its minimum is not the mean.
     """
 
     row_type: ClassVar[type] = MeanFlowRows

@@ -7,16 +7,28 @@ cells of the board that are compared in a metric.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from moonbed.component import SpecError, nearest
+from moonbed.component import SpecError, members, nearest
+from moonbed.diffusion import Exact, Prediction, Sampler
+from moonbed.diffusion.counting import Counted
+from moonbed.diffusion.samplers import Spacing
+from moonbed.diffusion.schedules import VE, Linear, Trigonometric, VPLinear
 from moonbed.experiments.compare import Verdict, paired_badness
 from moonbed.experiments.rows import DRAWS, Row, follow, rows
 from moonbed.experiments.run import Failure, Progress, Result
+from moonbed.experiments.presets import FAST
 from moonbed.experiments.spec import Experiment
 from moonbed.experiments.store import Store
 from moonbed.metrics import Metric
+from moonbed.metrics.density import OffSupport
+from moonbed.metrics.detection import N50
+from moonbed.metrics.model import Girsanov
 from moonbed.metrics.significance import equivalence_p, holm, paired_p, spread
+from moonbed.metrics.transport import SlicedW1Law
+from moonbed.rng import Rng
+from moonbed.targets.mixtures import EightGaussians
 
 __all__ = ["BOARDS", "Board", "Filled", "board", "fill"]
 
@@ -40,6 +52,14 @@ class Board:
     seeds: int = 3
     published: Mapping[Place, str] = field(default_factory=dict)
     notes: Mapping[Place, str] = field(default_factory=dict)
+
+    def only(self, rows: Sequence[str]) -> Board:
+        """The board with some of its rows, and the reference. Raises `SpecError` for an unknown one."""
+        for row in rows:
+            if row not in self.rows:
+                raise SpecError([("--rows", f"{self.name} has no row {row!r}; {nearest(row, self.rows)}")])
+        kept = {place: e for place, e in self.cells.items() if place[0] in {*rows, self.reference}}
+        return replace(self, cells=kept)
 
     @property
     def rows(self) -> list[str]:
@@ -117,4 +137,92 @@ def board(name: str) -> Board:
     return BOARDS[name]()
 
 
-BOARDS: Mapping[str, Callable[[], Board]] = {}
+BUDGETS = (5, 10, 20, 50, 100)
+"""Evaluations of the network for one sample."""
+FEW = (1, 2, 4, 8)
+METRICS: tuple[Metric, ...] = (N50(), OffSupport(), SlicedW1Law())
+"""How many samples give the model away; what lies where nothing should; how far the mass is from where it should be."""
+
+
+def samplers() -> Board:
+    """Every native sampler on one trained network, by evaluations."""
+    rows: dict[str, Any] = {name: {"type": name} for name in members(Sampler) if name not in _OTHER}
+    rows |= {
+        f"{name} {spacing}": {"type": name, "spacing": spacing}
+        for name in ("DDIM", "DPMSolver2M", "UniPC")
+        for spacing in members(Spacing)
+        if spacing != "UniformLogSNR"
+    }
+    rows["DDIM eta 1"] = {"type": "DDIM", "eta": 1.0}
+    rows["DPMSolver2M eta 1"] = {"type": "DPMSolver2M", "eta": 1.0}
+    rows["DPMSolver2M eta .5 SinhLogSNR"] = {"type": "DPMSolver2M", "eta": 0.5, "spacing": "SinhLogSNR"}
+    rows |= {f"diffusers {name}": {"type": "Diffusers", "scheduler": f"{name}Scheduler"} for name in _SCHEDULERS}
+    cells, notes = {}, {}
+    for row, spec in rows.items():
+        for budget in BUDGETS:
+            found = within(Sampler.parse(spec), budget)
+            if found is None:
+                notes[row, str(budget)] = "too few"
+            cells[row, str(budget)] = FAST.replace(sampler=found or Sampler.parse(spec))
+    kept = {place: e for place, e in cells.items() if place not in notes}
+    return Board(
+        "samplers",
+        "Which sampler, for how many evaluations? The network of `fast`, the probability flow or its SDE.",
+        kept,
+        METRICS,
+        "DDIM",
+        across="evaluations at most",
+        notes=notes,
+    )
+
+
+_OTHER = {"Diffusers", "Draw", "Renoise", "Jump"}
+_SCHEDULERS = ("DDPM", "EulerDiscrete", "DPMSolverMultistep", "UniPCMultistep", "DEISMultistep")
+
+
+def within(sampler: Sampler, budget: int) -> Sampler | None:
+    """The sampler with as many steps as a number of evaluations allows; None where it needs more for one step."""
+    law, schedule = EightGaussians(), FAST.training.schedule
+
+    def cost(steps: int) -> int:
+        counted = Counted(Exact(law, schedule))
+        noise = Rng(0).stream("cost").normal((2, 2))
+        try:
+            for _ in sampler.replace(steps=steps).trajectory(counted, noise, Rng(0).stream("sampler")):
+                pass
+        except ValueError:
+            return budget + 1
+        return counted.evaluations
+
+    fits = [steps for steps in range(1, budget + 1) if cost(steps) <= budget]
+    return sampler.replace(steps=fits[-1]) if fits else None
+
+
+def objectives() -> Board:
+    """Prediction, schedule and objective at an equal budget."""
+    schedules = {"VE": VE(sigma_max=20.0), "Linear": Linear(), "Trigonometric": Trigonometric(), "VPLinear": VPLinear()}
+    objectives: dict[str, Any] = {
+        "uniform times": {"type": "Denoising", "times": "Uniform"},
+        "log-normal": FAST.training.objective.replace(regression="Drawn"),
+        "log-normal, stable target": FAST.training.objective,
+        "log-normal, min-SNR": FAST.training.objective.replace(regression="Drawn", weight="MinSNR"),
+    }
+    cells = {
+        (f"{prediction}, {words}", column): FAST.replace(
+            **{"training.schedule": schedule, "training.prediction": prediction, "training.objective": objective}
+        )
+        for prediction in members(Prediction)
+        for words, objective in objectives.items()
+        for column, schedule in schedules.items()
+    }
+    return Board(
+        "objectives",
+        "What to predict, under which schedule, weighted how? The preset `fast`, 900 steps of 512, with one axis changed.",
+        cells,
+        (Girsanov(), *METRICS),
+        "EDM, log-normal, stable target",
+        across="schedule",
+    )
+
+
+BOARDS: Mapping[str, Callable[[], Board]] = {"samplers": samplers, "objectives": objectives}
