@@ -1,4 +1,4 @@
-"""Schedules, predictions, objectives and samplers against the laws, the textbook and diffusers."""
+"""Predictions, objectives and samplers against the laws, the textbook and diffusers."""
 
 import diffusers
 import pytest
@@ -42,41 +42,6 @@ TARGET = TwoMoons(noise=0.5)
 
 def name(component):
     return str(component) if hasattr(component, "spec") else component.__name__
-
-
-# Schedules
-
-
-@pytest.mark.parametrize("law", laws.SCHEDULE_LAWS, ids=name)
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=name)
-def test_schedule_law(schedule, law):
-    law(schedule)
-
-
-@pytest.mark.parametrize("margin", [0, -1, 0.5, 1])
-@pytest.mark.parametrize("schedule", [Trigonometric, Linear], ids=name)
-def test_a_margin_that_breaks_the_laws_is_refused(schedule, margin):
-    with pytest.raises(SpecError, match="margin"):
-        schedule(margin=margin)
-
-
-def test_a_single_timestep_is_no_schedule():
-    with pytest.raises(SpecError, match="steps"):
-        DiffusersBetas(steps=1)
-
-
-@pytest.mark.parametrize("betas", BETAS)
-def test_betas_equal_diffusers_at_every_timestep(betas):
-    schedule, scheduler = DiffusersBetas(betas=betas), DDPMScheduler(beta_schedule=betas)
-    k = torch.arange(1000)
-    t = k.double() / 999
-    kept = scheduler.alphas_cumprod.double()
-    laws.close(schedule.alpha(t) ** 2, kept, "alpha² = alphas_cumprod", 1e-12, 0)
-    laws.close(schedule.sigma(t) ** 2, 1 - kept, "sigma² = 1 - alphas_cumprod", 1e-9, 0)
-    laws.close(schedule.logsnr(t).exp(), kept / (1 - kept), "SNR", 1e-9, 0)
-    x0, eps = Rng(0).stream("x").normal((1000, 2)), Rng(0).stream("eps").normal((1000, 2))
-    ours = schedule.alpha(t)[:, None].float() * x0 + schedule.sigma(t)[:, None].float() * eps
-    torch.testing.assert_close(ours, scheduler.add_noise(x0, eps, k), rtol=1e-5, atol=1e-6)
 
 
 # Predictions and denoisers
