@@ -1,4 +1,4 @@
-"""Schedules of a rate of noise beta(u), as the SDEs of Song et al. 2021 have it (equations 25, 27 and 29).
+"""Schedules of a rate of noise beta(u), as the SDEs of Song et al. 2021 have it (equations 11, 12 and 29).
 
     dx = -beta(u)/2 x du + ...      B(u) = integral of beta from 0 to u      alpha = exp(-B/2)
 
@@ -48,7 +48,7 @@ def _linear(beta_min: float, beta_max: float, u: Tensor) -> Tensor:
 
 
 class VPLinear(VPBetas):
-    """DDPM's linear betas in continuous time, the VP SDE (Song et al. 2021, equation 33): beta linear in u.
+    """DDPM's linear betas in continuous time, the VP SDE (Song et al. 2021): beta linear in u.
 
     B = beta_min u + (beta_max - beta_min) u²/2. The default margin is Song's end of sampling, and the first of DDPM's
     1,000 timesteps (Ho et al. 2020: betas from beta_min/1000 to beta_max/1000). alpha(1)² = exp(-10.05) = 4.3e-5.
@@ -75,7 +75,7 @@ class VPScaledLinear(VPBetas):
 
 
 class SubVP(Schedule):
-    """The sub-VP SDE (Song et al. 2021, equation 29): alpha = exp(-B/2), sigma = 1 - exp(-B), beta linear in u.
+    """The sub-VP SDE (Song et al. 2021): alpha = exp(-B/2), sigma = 1 - exp(-B), beta linear in u.
 
     Less noise than `VPLinear` beside the same data: sigma is the square of its sigma. alpha² + sigma² <= 1. The margin
     leaves sigma = 0.002 at t = 0; Song's 1e-3 would leave 1e-4, less than diffusers' float32 tables can hold.
