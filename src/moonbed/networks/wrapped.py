@@ -19,9 +19,10 @@ class Conservative(Network):
     model the energy or the score?, 2021). Whatever the prediction, eps and score of this F are gradients in x_t too.
     `energy` of the module is E (n,), of which several compose (Du et al., Reduce, Reuse, Recycle, 2023).
 
-    Of the energies in use, the product x . G (Thornton et al. 2025) starts well: F = 0 and moves where G = 0 and moves,
-    while |G|² has no gradient there, and |x - G|²/2 starts with F = x. Nothing is lost: any smooth E is E(0) + x . G
-    for some smooth G. F is as smooth as dG/dx, so G needs a smooth activation. A step costs two to three times as much.
+    Among simple energies the product x . G starts well: F = 0 and moves where G = 0 and moves; |G|² has no gradient
+    there, and |x - G|²/2 starts with F = x. Nothing is lost: any smooth E is E(0) + x . G for some smooth G. F is as
+    smooth as dG/dx, so G needs a smooth activation. A training step costs twice as much, an evaluation three to four
+    times.
     """
 
     network: Network = MLP()
