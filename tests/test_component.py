@@ -162,10 +162,10 @@ def values(hint):
 @st.composite
 def anything(draw, cls):
     """A member with any of its fields changed; one that `check` refuses does not count."""
-    given = {}
-    for name, hint in typing.get_type_hints(cls, include_extras=True).items():
-        if name in {f.name for f in dataclasses.fields(cls)} and (name == "name" or draw(st.booleans())):
-            given[name] = draw(values(hint))
+    given, hints, defaults = {}, typing.get_type_hints(cls, include_extras=True), _defaults(cls)
+    for part in dataclasses.fields(cls):
+        if defaults[part.name] is dataclasses.MISSING or draw(st.booleans()):
+            given[part.name] = draw(values(hints[part.name]))
     try:
         return cls(**given)
     except SpecError as error:

@@ -14,7 +14,7 @@ from moonbed.diffusion import Exact, Learned, Prediction
 from moonbed.diffusion.diffusers_bridge import DiffusersBetas
 from moonbed.diffusion.likelihood import STEPS, Flow
 from moonbed.diffusion.predictions import EDM, X0, Epsilon
-from moonbed.diffusion.schedules import Cosine, Linear
+from moonbed.diffusion.schedules import Linear, Trigonometric
 from moonbed.networks.embeddings import Timestep
 from moonbed.networks.mlp import MLP
 from moonbed.rng import Rng
@@ -22,7 +22,7 @@ from moonbed.targets.curves import TwoMoons
 from moonbed.targets.lifted import Lifted
 from moonbed.targets.mixtures import EightGaussians
 
-SCHEDULES = [Cosine(), Linear(), DiffusersBetas(), DiffusersBetas(betas="squaredcos_cap_v2")]
+SCHEDULES = [Trigonometric(), Linear(), DiffusersBetas(), DiffusersBetas(betas="squaredcos_cap_v2")]
 LAWS = [TwoMoons(), EightGaussians(), Lifted(dim=3)]
 
 
@@ -83,7 +83,7 @@ def test_the_exact_denoiser_has_the_exact_density(law, schedule):
     torch.testing.assert_close(flow.log_prob(y, 160), truth, rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("schedule", [*SCHEDULES, DiffusersBetas(steps=50), Cosine(margin=0.1)], ids=name)
+@pytest.mark.parametrize("schedule", [*SCHEDULES, DiffusersBetas(steps=50), Trigonometric(margin=0.1)], ids=name)
 def test_gaussians_in_closed_form(schedule):
     law = Gaussian(1.7, 0.3, 0.01)
     flow = Flow(Exact(law, schedule))
@@ -102,7 +102,7 @@ def test_any_gaussian(a, b, schedule, seed):
 
 @pytest.mark.parametrize("law", [Gaussian(1.0, 0.2), TwoMoons(noise=0.5)], ids=["Gaussian", "TwoMoons"])
 def test_the_solver_is_of_order_four(law):
-    flow = Flow(Exact(law, Cosine(margin=0.1)))
+    flow = Flow(Exact(law, Trigonometric(margin=0.1)))
     y = Rng(0).stream("y").normal((10, 2), torch.float64)
     truth = flow.log_prob(y, 640)
     errors = [float((flow.log_prob(y, steps) - truth).abs().max()) for steps in (40, 80, 160)]
@@ -112,7 +112,7 @@ def test_the_solver_is_of_order_four(law):
 
 def test_few_steps_are_steps_too():
     """Fewer than the solver remembers."""
-    flow, y = Flow(Exact(Gaussian(1.0, 0.2), Cosine(margin=0.1))), torch.ones(3, 2, dtype=torch.float64)
+    flow, y = Flow(Exact(Gaussian(1.0, 0.2), Trigonometric(margin=0.1))), torch.ones(3, 2, dtype=torch.float64)
     truth = flow.log_prob(y, 200)
     for steps, tolerance in ((1, 0.3), (2, 0.3), (3, 0.3), (4, 1.0), (16, 0.01)):
         torch.testing.assert_close(flow.log_prob(y, steps), truth, rtol=0, atol=tolerance)
@@ -125,7 +125,7 @@ def test_few_steps_are_steps_too():
 def test_the_density_of_any_network_has_mass_one(prediction):
     """Nothing else is known of it. The least noise is wide, so that a sum over a coarse grid is an integral."""
     wide = prediction.__name__ in ("Epsilon", "Score")  # hardly denoise as long as F is small: q stays as wide as noise
-    schedule, reach = (Cosine(margin=0.2), 18) if wide else (Cosine(margin=0.1), 6)
+    schedule, reach = (Trigonometric(margin=0.2), 18) if wide else (Trigonometric(margin=0.1), 6)
     axis = torch.linspace(-reach, reach, 97, dtype=torch.float64)
     grid, cell = torch.cartesian_prod(axis, axis), (2 * reach / 96) ** 2
     masses, densities = [], []
@@ -139,7 +139,7 @@ def test_the_density_of_any_network_has_mass_one(prediction):
 
 def test_a_density_in_three_dimensions_has_mass_one():
     axis = torch.linspace(-8, 8, 33, dtype=torch.float64)
-    flow = Flow(Learned(network(dim=3, out=0.4), EDM(), Cosine(margin=0.2)))
+    flow = Flow(Learned(network(dim=3, out=0.4), EDM(), Trigonometric(margin=0.2)))
     log_q = flow.log_prob(torch.cartesian_prod(axis, axis, axis), 12)
     assert float(log_q.exp().sum() / 8) == pytest.approx(1, abs=1e-3)
 
@@ -168,7 +168,7 @@ def test_float32_is_enough():
 def test_the_callers_network_is_left_alone():
     net = network()
     before = copy.deepcopy(net.state_dict())
-    flow = Flow(Learned(net, Epsilon(), Cosine()))
+    flow = Flow(Learned(net, Epsilon(), Trigonometric()))
     flow.log_prob(torch.zeros(2, 2), 3)
     flow.denoise(torch.zeros(2, 2), 1.0)
     for key, value in net.state_dict().items():
@@ -248,7 +248,7 @@ def test_a_ratio_that_the_schedule_lacks_is_an_error(sigma):
 @pytest.mark.parametrize("steps", [0, -3])
 def test_no_steps_are_an_error(steps):
     with pytest.raises(ValueError, match=f"at least 1 step, given {steps}"):
-        Flow(Exact(Gaussian(1.0, 1.0), Cosine())).log_prob(torch.zeros(2, 2), steps)
+        Flow(Exact(Gaussian(1.0, 1.0), Trigonometric())).log_prob(torch.zeros(2, 2), steps)
 
 
 def test_the_cost_is_what_it_says():
@@ -260,5 +260,5 @@ def test_the_cost_is_what_it_says():
             return super().denoise(x_t, alpha, sigma)
 
     law = Counting(1.0, 0.5)
-    Flow(Exact(law, Cosine())).log_prob(torch.zeros(2, 2))
+    Flow(Exact(law, Trigonometric())).log_prob(torch.zeros(2, 2))
     assert law.asked == STEPS + 9

@@ -12,7 +12,7 @@ from moonbed.component import SpecError
 from moonbed.diffusion import Denoiser, Exact, Learned
 from moonbed.diffusion.likelihood import Flow
 from moonbed.diffusion.predictions import EDM
-from moonbed.diffusion.schedules import Cosine, Linear
+from moonbed.diffusion.schedules import Linear, Trigonometric
 from moonbed.metrics import Evaluation, MissingError
 from moonbed.metrics.model import KL, Girsanov, score_error
 from moonbed.networks.mlp import MLP
@@ -23,7 +23,7 @@ from moonbed.targets.lifted import Lifted
 from moonbed.targets.mixtures import EightGaussians
 from moonbed.targets.published import PublishedMoons
 
-COARSE = Cosine(margin=0.05)
+COARSE = Trigonometric(margin=0.05)
 """Noise ratios .08 to 12.7: little to integrate over."""
 
 
@@ -181,7 +181,7 @@ def test_the_bound_is_above_the_kl_of_a_network(seed):
 
 @pytest.mark.parametrize(
     ("law", "schedule"),
-    [(TwoMoons(), Linear()), (EightGaussians(), Cosine()), (PublishedMoons(), COARSE), (Lifted(dim=3), COARSE)],
+    [(TwoMoons(), Linear()), (EightGaussians(), Trigonometric()), (PublishedMoons(), COARSE), (Lifted(dim=3), COARSE)],
     ids=lambda x: type(x).__name__,
 )
 def test_a_perfect_model_has_none(law, schedule):

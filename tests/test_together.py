@@ -9,7 +9,7 @@ import torch
 from small import RUN, finished, tiny
 
 from moonbed.diffusion.predictions import V
-from moonbed.diffusion.schedules import Cosine
+from moonbed.diffusion.schedules import Trigonometric
 from moonbed.experiments import Store
 from moonbed.experiments.optimizers import AdamW, Muon, WarmupCosine
 from moonbed.experiments.run import Progress, execute
@@ -21,7 +21,7 @@ BASE = tiny("ema", training__steps=250).training
 OTHER = [
     BASE,
     BASE.replace(seed=1),
-    BASE.replace(schedule=Cosine(), prediction=V(), points=700),
+    BASE.replace(schedule=Trigonometric(), prediction=V(), points=700),
     BASE.replace(**{"objective.weight": "P2", "target.noise": 0.2}),
 ]
 

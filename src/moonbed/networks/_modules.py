@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -21,7 +21,7 @@ class TimestepModule(nn.Module):
         self.mlp = TimestepEmbedding(channels, width)
 
     def forward(self, c_noise: Tensor) -> Tensor:
-        return self.mlp(self.sinusoids(self.scale * c_noise))
+        return self.mlp(self.sinusoids(self.scale * c_noise).to(c_noise))
 
 
 class FourierModule(nn.Module):
@@ -33,8 +33,24 @@ class FourierModule(nn.Module):
         self.register_buffer("frequencies", torch.logspace(math.log10(low), math.log10(high), count), persistent=False)
 
     def forward(self, c_noise: Tensor) -> Tensor:
-        angle = c_noise[:, None] * self.frequencies
-        return torch.cat([angle.cos(), angle.sin()], dim=-1)
+        return waves(c_noise[:, None] * self.frequencies)
+
+
+class GaussianFourierModule(nn.Module):
+    """c_noise (n,) -> (n, 2 count): cosines and sines of random frequencies."""
+
+    def __init__(self, count: int, scale: float) -> None:
+        super().__init__()
+        self.frequencies: Tensor
+        self.register_buffer("frequencies", scale * torch.randn(count))
+
+    def forward(self, c_noise: Tensor) -> Tensor:
+        return waves(2 * math.pi * c_noise[:, None] * self.frequencies)
+
+
+def waves(angle: Tensor) -> Tensor:
+    """(n, k) -> (n, 2 k): cosines, then sines."""
+    return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
 
 def zero(linear: nn.Linear) -> nn.Linear:
@@ -114,3 +130,68 @@ class ResidualModule(nn.Module):
         for block in self.blocks:
             h = block(h, emb)
         return self.head(h)
+
+
+class AdaLNBlock(nn.Module):
+    """One block of `moonbed.networks.adaln.AdaLN`."""
+
+    def __init__(self, width: int, expansion: int, emb_width: int) -> None:
+        super().__init__()
+        self.modulation = zero(nn.Linear(emb_width, 3 * width))
+        self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        inner = expansion * width
+        self.mlp = nn.Sequential(nn.Linear(width, inner), nn.GELU(approximate="tanh"), nn.Linear(inner, width))
+
+    def forward(self, h: Tensor, emb: Tensor) -> Tensor:
+        shift, scale, gate = self.modulation(emb).chunk(3, dim=-1)
+        return h + gate * self.mlp((1 + scale) * self.norm(h) + shift)
+
+
+class AdaLNModule(nn.Module):
+    """See `moonbed.networks.adaln.AdaLN`."""
+
+    def __init__(self, dim: int, width: int, blocks: int, expansion: int, embedding: nn.Module, emb_width: int) -> None:
+        super().__init__()
+        self.embedding = embedding
+        self.stem = nn.Linear(dim, width)
+        self.blocks = nn.ModuleList([AdaLNBlock(width, expansion, emb_width) for _ in range(blocks)])
+        self.modulation = zero(nn.Linear(emb_width, 2 * width))
+        self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.head = zero(nn.Linear(width, dim))
+
+    def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
+        emb = nn.functional.silu(self.embedding(c_noise))
+        h = self.stem(x)
+        for block in self.blocks:
+            h = block(h, emb)
+        shift, scale = self.modulation(emb).chunk(2, dim=-1)
+        return self.head((1 + scale) * self.norm(h) + shift)
+
+
+class ConservativeModule(nn.Module):
+    """See `moonbed.networks.wrapped.Conservative`. `torch.func` nests: in no_grad, under vmap, in gradients of it."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def energy(self, x: Tensor, c_noise: Tensor) -> Tensor:
+        """(n,): E(x, c_noise)."""
+        return (x * self.network(x, c_noise)).sum(-1)
+
+    def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
+        return torch.func.grad(lambda y: self.energy(y, c_noise).sum())(x)
+
+
+class FourierInputModule(nn.Module):
+    """See `moonbed.networks.wrapped.FourierInput`; `build` makes the inner network from its width."""
+
+    def __init__(self, dim: int, count: int, scale: float, build: Callable[[int], nn.Module]) -> None:
+        super().__init__()
+        self.directions: Tensor
+        self.register_buffer("directions", scale * torch.randn(count, dim))
+        self.network = build(dim + 2 * count)
+
+    def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
+        features = torch.cat([x, waves(2 * math.pi * x @ self.directions.mT)], dim=-1)
+        return self.network(features, c_noise)[..., : x.shape[-1]]

@@ -49,3 +49,23 @@ class Fourier(Embedding):
         from moonbed.networks._modules import FourierModule
 
         return FourierModule(self.width // 2, self.low, self.high)
+
+
+class GaussianFourier(Embedding):
+    """cos(2 pi w c_noise) and sin(2 pi w c_noise) for width/2 frequencies w drawn from N(0, scale²).
+
+    As Song et al. 2021 and Karras et al. 2022 tell their networks the noise level (Tancik et al. 2020); `scale` is 16
+    there, 1 in EDM2 (Karras et al. 2024): the greater, the faster F may change along the noise levels, and waver. The
+    frequencies are drawn with the weights, are not trained, and are part of the state dict.
+    """
+
+    scale: PositiveFloat = 1.0
+
+    def check(self) -> Iterator[tuple[str, str]]:
+        if self.width % 2:
+            yield "width", f"should be even, given {self.width}"
+
+    def build(self) -> nn.Module:
+        from moonbed.networks._modules import GaussianFourierModule
+
+        return GaussianFourierModule(self.width // 2, self.scale)

@@ -3,21 +3,23 @@
     x_t = alpha(t) x_0 + sigma(t) eps,   t in [0, 1], 0 = data, 1 = noise
 
 alpha and sigma are positive on the closed interval and the signal-to-noise ratio falls. All is computed in float64. A
-member gives alpha and sigma; derivatives come from automatic differentiation, `time(logsnr)` from bisection.
+member gives alpha and sigma, or logsnr where it preserves the variance; derivatives come from automatic
+differentiation, `time(logsnr)` from bisection where a member has no formula.
 Reference: Kingma et al. 2021, "Variational Diffusion Models".
+
+*Margins.* Many a textbook schedule has no noise at all at its beginning, or no data at its end: its own time u stops
+short of those ends by `margin`.
 """
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
-from annotated_types import Gt, Lt
+from annotated_types import Ge, Le
 
 from moonbed._lazy import lazy_import
-from moonbed.component import Component, PositiveFloat
+from moonbed.component import Component
 
 if TYPE_CHECKING:
     import torch
@@ -25,9 +27,10 @@ if TYPE_CHECKING:
 else:
     torch = lazy_import("torch")
 
-__all__ = ["Schedule", "at"]
+__all__ = ["Margin", "Schedule", "VariancePreserving", "at", "log_expm1"]
 
-Margin = Annotated[float, Gt(0), Lt(0.5)]
+Margin = Annotated[float, Ge(1e-9), Le(0.49)]
+"""How far the time u of a textbook schedule stays from 0 and 1."""
 
 
 class Schedule(Component):
@@ -89,56 +92,20 @@ class _At:
         return once
 
 
-class Cosine(Schedule):
-    """Variance preserving: alpha = cos(pi u/2), sigma = sin(pi u/2), u = margin + (1 - 2 margin) t.
+class VariancePreserving(Schedule):
+    """Schedules with alpha² + sigma² = 1, which their logsnr alone defines: alpha² = sigmoid(logsnr)."""
 
-    Nichol & Dhariwal 2021 in continuous time; the margin keeps alpha and sigma positive at the ends.
-    """
-
-    margin: Margin = 2e-3
-
-    def alpha(self, t: Tensor) -> Tensor:
-        return torch.cos(torch.pi / 2 * (self.margin + (1 - 2 * self.margin) * t))
-
-    def sigma(self, t: Tensor) -> Tensor:
-        return torch.sin(torch.pi / 2 * (self.margin + (1 - 2 * self.margin) * t))
-
-
-class Linear(Schedule):
-    """Flow matching (Lipman et al. 2023, Liu et al. 2023): alpha = 1 - u, sigma = u, u = margin + (1 - 2 margin) t."""
-
-    margin: Margin = 1e-3
+    @abstractmethod
+    def logsnr(self, t: Tensor) -> Tensor:
+        """log(alpha²/sigma²), falling in t; within +-700, beyond which alpha or sigma would not be positive."""
 
     def alpha(self, t: Tensor) -> Tensor:
-        return 1 - (self.margin + (1 - 2 * self.margin) * t)
+        return torch.sqrt(torch.sigmoid(self.logsnr(t)))
 
     def sigma(self, t: Tensor) -> Tensor:
-        return self.margin + (1 - 2 * self.margin) * t
+        return torch.sqrt(torch.sigmoid(-self.logsnr(t)))
 
 
-class VE(Schedule):
-    """Variance exploding (Song et al. 2021): alpha = 1, log sigma linear in t, `sigma_min` to `sigma_max`.
-
-    With `EDM`, the noise levels and coordinates of Karras et al. 2022. Samplers start at N(0, sigma_max²): it has to be
-    many times as wide as the data.
-    """
-
-    sigma_min: PositiveFloat = 0.002
-    sigma_max: PositiveFloat = 80.0
-
-    def check(self) -> Iterator[tuple[str, str]]:
-        if self.sigma_max <= self.sigma_min:
-            yield "sigma_max", f"should be above sigma_min ({self.sigma_min:g}), given {self.sigma_max:g}"
-
-    @property
-    def _range(self) -> float:
-        return math.log(self.sigma_max / self.sigma_min)
-
-    def alpha(self, t: Tensor) -> Tensor:
-        return torch.ones_like(t)
-
-    def sigma(self, t: Tensor) -> Tensor:
-        return self.sigma_min * torch.exp(self._range * t)
-
-    def time(self, logsnr: Tensor) -> Tensor:
-        return ((-logsnr / 2 - math.log(self.sigma_min)) / self._range).clamp(0, 1)
+def log_expm1(x: Tensor) -> Tensor:
+    """log(exp(x) - 1) for x > 0, however small or large."""
+    return x + torch.log(-torch.expm1(-x))
