@@ -1,14 +1,13 @@
 """Schedules, predictions, objectives and samplers against the laws, the textbook and diffusers."""
 
-import diffusers
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler
+from diffusers import DDPMScheduler
 
 from moonbed import laws
 from moonbed.component import SpecError, members
 from moonbed.diffusion import Exact, Learned, Objective, Prediction, Sampler, Schedule, Times, Weight
-from moonbed.diffusion.diffusers_bridge import Diffusers, DiffusersBetas
+from moonbed.diffusion.diffusers_bridge import DiffusersBetas
 from moonbed.diffusion.objectives import (
     P2,
     Discrete,
@@ -462,140 +461,3 @@ def test_ddim_keeps_the_marginals_of_gaussian_data(eta):
 
     x = laws.final(DDIM(steps=400, eta=eta), Exact(Gauss(), Cosine()), Rng(0).stream("n").normal((40_000, 1)))
     assert float(x.std()) == pytest.approx(0.5, rel=0.02)
-
-
-# diffusers
-
-
-NOISE = Rng(0).stream("noise").normal((40, 2))
-
-
-def by_hand(scheduler, schedule, steps, noise=NOISE, last=999, **extra):
-    """The sampling loop as diffusers' documentation has it, on the exact denoiser."""
-    scheduler.set_timesteps(steps)
-    exact, x = Exact(TARGET, schedule), noise * scheduler.init_noise_sigma
-    for k in scheduler.timesteps:
-        x = scheduler.step(exact.eps(scheduler.scale_model_input(x, k), float(k) / last), k, x, **extra).prev_sample
-    return x
-
-
-@pytest.mark.parametrize("betas", ["linear", "scaled_linear", "squaredcos_cap_v2"])
-@pytest.mark.parametrize(
-    "cls", [DDPMScheduler, DDIMScheduler, EulerDiscreteScheduler, diffusers.DPMSolverMultistepScheduler], ids=name
-)
-def test_the_bridge_is_the_plain_loop(cls, betas):
-    options = {"beta_schedule": betas, **({"clip_sample": False} if cls in (DDPMScheduler, DDIMScheduler) else {})}
-    generator = {} if cls is DDIMScheduler else {"generator": Rng(0).stream("s").generator}
-    wanted = by_hand(cls(**options), DiffusersBetas(betas=betas), 50, **generator)
-    sampler = Diffusers(scheduler=cls.__name__, steps=50)
-    got = laws.final(sampler, Exact(TARGET, DiffusersBetas(betas=betas)), NOISE, Rng(0).stream("s"))
-    torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("betas", ["linear"])
-@pytest.mark.parametrize(("cls", "eta"), [(DDIMScheduler, 0), (EulerDiscreteScheduler, 0), (DDPMScheduler, 1)])
-def test_native_ddim_equals_diffusers_at_every_timestep(cls, eta, betas):
-    """Through all 1,000 timesteps: eta = 0 is DDIM, and Euler in sigma/alpha; eta = 1 is DDPM, noise and all."""
-    schedule = DiffusersBetas(betas=betas)
-    options = {} if cls is EulerDiscreteScheduler else {"clip_sample": False}
-    extra = {"generator": Rng(0).stream("s").generator} if cls is DDPMScheduler else {}
-    # diffusers' DDPM and DDIM start from unit noise, ours and Euler from sigma(1) times it
-    start = (
-        NOISE if cls is EulerDiscreteScheduler else NOISE * float(schedule.sigma(torch.ones((), dtype=torch.float64)))
-    )
-    wanted = by_hand(cls(beta_schedule=betas, **options), schedule, 1000, start, **extra)
-    native = DDIM(steps=999, spacing=UniformTime(), eta=eta)
-    got = laws.final(native, Exact(TARGET, schedule), NOISE, Rng(0).stream("s"))
-    torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-3)
-
-
-def test_clip_sample_stays_off():
-    """The trap: DDPM and DDIM of diffusers clip 2-D data to [-1, 1] unless told not to."""
-    exact = Exact(TwoMoons(noise=0.2), DiffusersBetas())
-    noise = Rng(0).stream("n").normal((300, 2))
-    for scheduler in ("DDPMScheduler", "DDIMScheduler"):
-        assert laws.final(Diffusers(scheduler=scheduler, steps=50), exact, noise).abs().max() > 1.3
-        clipped = Diffusers(scheduler=scheduler, steps=50, options={"clip_sample": True})
-        assert laws.final(clipped, exact, noise).abs().max() < 1.05
-
-
-FOLLOWERS = [
-    "DDIMScheduler",
-    "DDPMScheduler",
-    "DEISMultistepScheduler",
-    "DPMSolverMultistepScheduler",
-    "DPMSolverSinglestepScheduler",
-    "EulerAncestralDiscreteScheduler",
-    "EulerDiscreteScheduler",
-    "HeunDiscreteScheduler",
-    "KDPM2DiscreteScheduler",
-    "LMSDiscreteScheduler",
-    "PNDMScheduler",
-    "UniPCMultistepScheduler",
-]
-
-
-@pytest.mark.parametrize("scheduler", ["DPMSolverMultistepScheduler", "DDIMScheduler", "DDPMScheduler"])
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=name)
-def test_any_schedule_goes_through_the_bridge(schedule, scheduler):
-    if schedule in (Cosine(margin=0.1), DiffusersBetas(steps=50), Linear(margin=1e-5)):
-        pytest.skip("ends with much signal, has too few timesteps, or is beyond float32")
-    laws.sampler_has_the_law(Diffusers(scheduler=scheduler, steps=100), schedule, TARGET, n=500)
-
-
-@pytest.mark.parametrize("scheduler", FOLLOWERS)
-def test_every_solver_has_the_law(scheduler):
-    """In coordinates that do not preserve the variance, and betas that most schedulers do not know by name."""
-    for schedule in (Linear(), DiffusersBetas(betas="sigmoid")):
-        laws.sampler_has_the_law(Diffusers(scheduler=scheduler, steps=50), schedule, TARGET, n=500)
-
-
-@pytest.mark.parametrize(
-    ("scheduler", "why"),
-    [
-        ("FlowMatchEulerDiscreteScheduler", "schedule of its own"),
-        ("EDMEulerScheduler", "schedule of its own"),
-        ("IPNDMScheduler", "schedule of its own"),
-        ("CMStochasticIterativeScheduler", "schedule of its own"),
-        ("CogVideoXDDIMScheduler", "schedule of its own"),
-        ("UnCLIPScheduler", "schedule of its own"),
-        ("DDIMInverseScheduler", "data to noise"),
-        ("RePaintScheduler", "more than eps"),
-        ("AmusedScheduler", "cannot be used"),
-    ],
-)
-def test_a_scheduler_that_cannot_follow_the_schedule_is_refused(scheduler, why):
-    with pytest.raises(SpecError, match=why):
-        Diffusers(scheduler=scheduler, steps=50).make(DiffusersBetas())
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{"prediction_type": "v_prediction"}, {"beta_start": 1e-3}, {"num_train_timesteps": 500}, {"trained_betas": [0.1]}],
-    ids=str,
-)
-def test_an_option_that_contradicts_the_denoiser_is_refused(options):
-    with pytest.raises(SpecError, match=f"^options.{next(iter(options))}: "):
-        Diffusers(scheduler="DDIMScheduler", options=options)
-    with pytest.raises(SpecError, match="schedule of its own"):
-        Diffusers(scheduler="DDIMScheduler", options={"rescale_betas_zero_snr": True}).make(DiffusersBetas())
-
-
-def test_a_schedule_beyond_float32_is_refused():
-    with pytest.raises(SpecError, match="float32"):
-        Diffusers(scheduler="DDIMScheduler").make(Linear(margin=1e-5))
-
-
-def test_unknown_schedulers_and_options_are_named_with_the_nearest():
-    with pytest.raises(SpecError, match=r"did you mean 'DDIMScheduler'"):
-        Diffusers(scheduler="DDIMMScheduler").make(DiffusersBetas())
-    with pytest.raises(SpecError, match=r"sampler.options.clip_sampel: .*did you mean 'clip_sample'"):
-        Diffusers(options={"clip_sampel": True}).make(DiffusersBetas())
-    with pytest.raises(SpecError, match=r"^scheduler: 'DDIM' is no diffusers scheduler"):
-        Diffusers(scheduler="DDIM")
-
-
-def test_options_reach_the_scheduler():
-    made = Diffusers(scheduler="EulerDiscreteScheduler", steps=20, options={"timestep_spacing": "trailing"})
-    assert made.make(DiffusersBetas()).config.timestep_spacing == "trailing"
-    assert len(made.make(DiffusersBetas()).timesteps) == 20

@@ -80,9 +80,11 @@ class Diffusers(Sampler):
             yield x
 
     def _prove(self, schedule: Schedule) -> None:
-        problem = _rehearsed(self, schedule)
-        if problem:
-            raise SpecError([("sampler", f"{self.scheduler} {problem}")])
+        if problem := _rehearsed(self, schedule):
+            raise self._refusal(problem)
+
+    def _refusal(self, why: str) -> SpecError:
+        return SpecError([("sampler", f"{self.scheduler} {why}")])
 
     def _class(self) -> Any:
         import diffusers
@@ -94,14 +96,14 @@ class Diffusers(Sampler):
         return getattr(diffusers, self.scheduler)
 
     def _bound(self, schedule: Schedule, steps: int) -> Convention:
-        """The scheduler, told the schedule. Raises what diffusers raises, `Misfit` and `SpecError`."""
+        """The scheduler, told the schedule. Raises what diffusers raises, and `SpecError`."""
         cls = self._class()
         missing = [name for name in getattr(cls, "_backends", ()) if find_spec(name) is None]
         if missing:  # diffusers exports a name in its place
-            raise Misfit(f"needs {' and '.join(missing)}, which is not installed")
+            raise self._refusal(f"needs {' and '.join(missing)}, which is not installed")
         convention = convention_of(self.scheduler, cls, self.options)
         if isinstance(convention, Refused):
-            raise Misfit(convention.why)
+            raise self._refusal(convention.why)
         known, told = (
             set(inspect.signature(cls.__init__).parameters) - {"self"},
             convention.options(schedule, self.options),
@@ -110,7 +112,7 @@ class Diffusers(Sampler):
         options = {k: v for k, v in {**convention.defaults, **told}.items() if k in known} | self.options
         bound = convention(cls(**options), schedule, steps)
         if problem := bound.misfit():
-            raise Misfit(problem)
+            raise self._refusal(problem)
         return bound
 
     def _hold_options(self, known: set[str], told: set[str]) -> None:
@@ -120,8 +122,8 @@ class Diffusers(Sampler):
             raise SpecError([(f"sampler.options.{n}", message) for n, message in problems])
 
 
-class Misfit(ValueError):
-    """Why a scheduler cannot follow a schedule."""
+class Astray(ValueError):
+    """Where a scheduler left the schedule."""
 
 
 class Point:
@@ -148,7 +150,7 @@ def _rehearsed(sampler: Diffusers, schedule: Schedule) -> str | None:
         return problem if problem or sampler.scheduler in TABLE else _unlawful(sampler, schedule)
     except SpecError:
         raise
-    except Misfit as error:
+    except Astray as error:
         return str(error)
     except Exception as error:
         return f"cannot be used here ({type(error).__name__}: {error})"
@@ -178,6 +180,6 @@ def rehearse(bound: Convention, law: Any, n: int) -> tuple[Tensor, float]:
     for i, k in enumerate(bound.timesteps):
         ratio = bound.ratio(i, k)
         if problem := bound.astray(i, k):
-            raise Misfit(problem)
+            raise Astray(problem)
         x = bound.step(denoiser, x, i, k, stream)
     return x, ratio

@@ -56,7 +56,9 @@ TABLE: Mapping[str, Through | Refused] = {
     "CMStochasticIterativeScheduler": CONSISTENCY,
     "CogVideoXDDIMScheduler": Through(betas.Betas),
     "CogVideoXDPMScheduler": Through(betas.BetasAndLast, noise=True),
-    "CosineDPMSolverMultistepScheduler": Through(levels.Sigmas, noise=True, remark="needs torchsde"),
+    "CosineDPMSolverMultistepScheduler": Through(
+        levels.Sigmas, noise=True, remark="needs torchsde, which recurses too deep from noise ratios of 1,000"
+    ),
     "DDIMInverseScheduler": Refused(BACKWARD),
     "DDIMParallelScheduler": Through(betas.Betas),
     "DDIMScheduler": Through(betas.Betas),
@@ -90,7 +92,7 @@ TABLE: Mapping[str, Through | Refused] = {
     "LCMScheduler": CONSISTENCY,
     "LMSDiscreteScheduler": Through(betas.Betas),
     "LTXEulerAncestralRFScheduler": Through(levels.FlowToZero, noise=True),
-    "MiniMaxH3Scheduler": Through(levels.BackwardFlow),
+    "MiniMaxH3Scheduler": Through(levels.BackwardFlow, remark="its shift is 12 unless said"),
     "PNDMScheduler": Through(betas.Betas, 1, 9),
     "PiflowScheduler": Refused("expects a policy: several denoised points a step, where a denoiser gives one"),
     "RFD4ProteinaScheduler": Refused("samples atoms of proteins, with a mask and a generator for each"),
