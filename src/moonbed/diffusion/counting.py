@@ -25,7 +25,7 @@ class Counted(Denoiser):
         self.evaluations += 1
         return self.denoiser.combine(x_t, t, w_x, w_d)
 
-    def jump(self, x_t: Tensor, t: Tensor, u: Tensor) -> Tensor:
+    def jump(self, x_t: Tensor, t: float | Tensor, u: float | Tensor) -> Tensor:
         self.evaluations += 1
         return self.denoiser.jump(x_t, t, u)
 

@@ -128,7 +128,7 @@ def diffused(pair: Counterpart, target: Target, schedule: DiffusersBetas, noise:
 
     cls = getattr(diffusers, pair.scheduler)
     known = inspect.signature(cls.__init__).parameters
-    scheduler = cls(beta_schedule=schedule.betas, **{k: v for k, v in pair.options.items() if k in known})
+    scheduler = cls(trained_betas=schedule._scheduler.betas.numpy(), **{k: v for k, v in pair.options.items() if k in known})
     scheduler.set_timesteps(pair.sampler.steps + (not pair.denoises))
     random = pair.sampler.needs_score and "generator" in inspect.signature(scheduler.step).parameters
     extra = {"generator": Rng(0).stream("s").generator} if random else {}
