@@ -5,7 +5,7 @@ One call of `combine`, or of `jump`, is one evaluation of the network for every 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from moonbed.diffusion.denoisers import Denoiser
 
@@ -20,6 +20,10 @@ class Counted(Denoiser):
 
     def __init__(self, denoiser: Denoiser) -> None:
         self.denoiser, self.schedule, self.evaluations = denoiser, denoiser.schedule, 0
+        self.gaussian, self.posterior = denoiser.gaussian, denoiser.posterior
+
+    def given(self, label: int | None) -> Counted:
+        return Counted(self.denoiser.given(label))
 
     def combine(self, x_t: Tensor, t: Tensor, w_x: Tensor | float, w_d: Tensor | float) -> Tensor:
         self.evaluations += 1
@@ -28,6 +32,3 @@ class Counted(Denoiser):
     def jump(self, x_t: Tensor, t: float | Tensor, u: float | Tensor) -> Tensor:
         self.evaluations += 1
         return self.denoiser.jump(x_t, t, u)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.denoiser, name)

@@ -1,8 +1,8 @@
 """The schedulers of diffusers beside our samplers: the same timesteps, the same noise, the exact denoiser.
 
-diffusers computes in float32, from tables of float32, so that equal methods differ by about 1e-5 of the greatest states.
-Its options are set so that both do the same: the same timesteps, the same last step (onto no noise, which is denoising, or
-onto the least noise of the schedule), and no lower order at the end.
+diffusers computes in float32, from tables of float32, so that equal methods differ by about 1e-5 of the greatest
+states. Its options are set so that both do the same: the same timesteps, the same last step (onto no noise, which is
+denoising, or onto the least noise of the schedule), and no lower order at the end.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import inspect
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from moonbed.diffusion import Exact, Sampler
@@ -38,9 +37,9 @@ ONTO_LEAST: dict[str, Any] = {
 
 
 class Counterpart(NamedTuple):
-    """One of our samplers, the scheduler that should do the same, its options; whether ours denoises once more at the end.
+    """One of our samplers, the scheduler that should do the same, its options.
 
-    `why` says why they are not equal, where they are known not to be.
+    `denoises`: ours denoises once more at the end. `why` says why they are not equal, where they are known not to be.
     """
 
     sampler: Sampler
@@ -128,7 +127,9 @@ def diffused(pair: Counterpart, target: Target, schedule: DiffusersBetas, noise:
 
     cls = getattr(diffusers, pair.scheduler)
     known = inspect.signature(cls.__init__).parameters
-    scheduler = cls(trained_betas=schedule._scheduler.betas.numpy(), **{k: v for k, v in pair.options.items() if k in known})
+    scheduler = cls(
+        trained_betas=schedule._scheduler.betas.numpy(), **{k: v for k, v in pair.options.items() if k in known}
+    )
     scheduler.set_timesteps(pair.sampler.steps + (not pair.denoises))
     random = pair.sampler.needs_score and "generator" in inspect.signature(scheduler.step).parameters
     extra = {"generator": Rng(0).stream("s").generator} if random else {}
@@ -143,7 +144,7 @@ def diffused(pair: Counterpart, target: Target, schedule: DiffusersBetas, noise:
 
 
 def beside(sampler: Sampler) -> tuple[float | None, str]:
-    """(difference from the counterpart or None, which it is and why they differ), for a sampler of any steps and spacing."""
+    """(difference from the counterpart, if any; which it is, and why they differ) for any steps and spacing."""
     from moonbed.targets.curves import TwoMoons
 
     for pair in COUNTERPARTS:

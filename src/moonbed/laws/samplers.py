@@ -1,10 +1,10 @@
 """Samplers: order of convergence on an exact denoiser; the law of what they return; what they cost.
 
 A deterministic sampler has an order: how fast its states come to stand still as the steps become finer. One that draws
-noise has a weak order, that of the law of its states. For Gaussian data N(0, d²) the exact denoiser is linear, and so is
-the sampler, in its first noise and in all that it draws. Each row of one batch is given one of these noises as one, and
-all others as zero: the sum of the squares of the rows at the end is the variance of the sample, without any chance in it.
-A Gaussian cannot tell everything: two-sample tests on the law of a curved target stand beside it.
+noise has a weak order, that of the law of its states. For Gaussian data N(0, d²) the exact denoiser is linear, and so
+is the sampler, in its first noise and in all that it draws. Each row of one batch is given one of these noises as one,
+and all others as zero: the sum of the squares of the rows at the end is the variance of the sample, without any chance
+in it. A Gaussian cannot tell everything: two-sample tests on the law of a curved target stand beside it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def convergence_order(sampler: Sampler, schedule: Schedule, target: Target, step
 
 
 class Impulses(Stream):
-    """Draws that are `size` in one row and zero in all others: row 1 at the first draw, row 2 at the second, and so on."""
+    """Draws that are `size` in one row and zero in all others: in row 1 at the first draw, in row 2 at the second."""
 
     def __init__(self, size: float = 1.0) -> None:
         super().__init__(0)
@@ -93,24 +93,24 @@ def gaussian_variance(sampler: Sampler, schedule: Schedule, scale: Sequence[floa
 
 
 def gaussian_bias(sampler: Sampler, schedule: Schedule, scale: Sequence[float] = (0.1, 0.5, 1.0)) -> Tensor:
-    """(coordinates,) float64: by how much of itself the variance of a Gaussian is too large; the ends' error included."""
+    """(coordinates,) float64: by what share the variance of a Gaussian is too large, the ends' error included."""
     return gaussian_variance(sampler, schedule, scale) / torch.tensor(scale, dtype=torch.float64) ** 2 - 1
 
 
 def weak_order(
     sampler: Sampler, schedule: Schedule, scale: Sequence[float] = (0.1, 0.5, 1.0), steps: int = 48
 ) -> list[float]:
-    """For each scale of Gaussian data, from steps, 2 steps and 4 steps: log2 |v_n - v_2n| / |v_2n - v_4n| of variances.
+    """For each scale of Gaussian data: log2 |v_n - v_2n| / |v_2n - v_4n| of variances after n, 2 n and 4 n steps.
 
-    Differences, because the limit of many steps is not the variance itself: samplers start at the noise's own variance and
-    end by denoising (see `gaussian_bias`).
+    Differences, because the limit of many steps is not the variance itself: samplers start at the noise's own variance
+    and end by denoising (see `gaussian_bias`).
     """
     x, y, z = (gaussian_variance(sampler.replace(steps=k * steps), schedule, scale) for k in (1, 2, 4))
     return torch.log2(((x - y) / (y - z)).abs()).tolist()
 
 
 def measured_order(sampler: Sampler, schedule: Schedule, target: Target, steps: int = 48) -> float:
-    """`convergence_order` of a sampler that draws no noise, else `weak_order` for data half as wide as the target's unit."""
+    """`convergence_order` of a sampler that draws no noise, else `weak_order` for data N(0, 1/4)."""
     if not draws(sampler.replace(steps=steps), schedule):
         return convergence_order(sampler, schedule, target, steps)
     return weak_order(sampler, schedule, (0.5,), steps)[0]
@@ -182,8 +182,8 @@ def evaluations(sampler: Sampler, schedule: Schedule, target: Target) -> int:
 class OrderRow(NamedTuple):
     """One sampler: order in theory and measured, weak where it draws noise; evaluations a step; diffusers beside it.
 
-    `difference` is the greatest one of any coordinate of any state; None, with the reason in words, where nothing is equal
-    or nothing was measured.
+    `difference` is the greatest one of any coordinate of any state; None, with the reason in words, where nothing is
+    equal or nothing was measured.
     """
 
     sampler: Sampler

@@ -4,8 +4,9 @@ Given x_0, the states of the forward process at u < t are jointly Gaussian for a
 
     q(x_u | x_t, x_0) = N(alpha_u x_0 + sqrt(sigma_u² - v) (x_t - alpha_t x_0)/sigma_t, v)
 
-for every v up to v = sigma_u² (1 - (alpha_t sigma_u / (alpha_u sigma_t))²), where the process is Markov (Ho et al. 2020,
-equations 6-7; Song et al. 2021, "Denoising Diffusion Implicit Models", equation 7). A step puts x0_hat in place of x_0.
+for every v up to v = sigma_u² (1 - (alpha_t sigma_u / (alpha_u sigma_t))²), where the process is Markov (Ho et al.
+2020, equations 6-7; Song et al. 2021, "Denoising Diffusion Implicit Models", equation 7). A step puts x0_hat in place
+of x_0.
 """
 
 from __future__ import annotations
@@ -54,8 +55,8 @@ class DDPM(SteppingSampler):
     """The ancestral sampler with either variance of Ho et al. 2020, section 3.2; weak order one.
 
     The mean is that of q(x_u | x_t, x0_hat), Markov. `variance` "small" is that of q, right for data that are one
-    point: this is `DDIM` with eta = 1 and diffusers' "fixed_small". "large" is that of q(x_t | x_u) times
-    (alpha_u/alpha_t)², beta_t of fine steps, right for data that are standard normal: wider at every step than any `DDIM`.
+    point: this is `DDIM` with eta = 1, and diffusers' "fixed_small". "large" is that of q(x_t | x_u), beta_t, right for
+    data that are standard normal (where the variance is preserved), and wider at every step than any `DDIM` is.
     """
 
     variance: Literal["small", "large"] = "small"

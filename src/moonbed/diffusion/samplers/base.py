@@ -34,7 +34,7 @@ class Sampler(Component):
 
     @property
     def order(self) -> int | None:
-        """Global order in the step of the log SNR, in theory; of a stochastic sampler weak; None where none is claimed."""
+        """Global order in the step of the log SNR, weak where noise is drawn; None where none is claimed."""
         return None
 
     @property

@@ -16,6 +16,7 @@ import math
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
+from functools import cache
 from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
@@ -89,9 +90,9 @@ class DPMSolver2M(MultistepSampler):
         x_u = sigma_u/sigma_t e^(-eta h) x_t + alpha_u (1 - e^(-(1 + eta) h)) D + sigma_u sqrt(1 - e^(-2 eta h)) z
 
     with h = lambda_u - lambda_t, lambda = log(alpha/sigma), standard normal z, and D = x0_hat + (x0_hat - x0_hat
-    before)/(2 r), r the step before over this one. One evaluation a step; second order with eta = 0, weak order one with
-    noise. The first step is DDIM's. Noise corrects what earlier steps did wrong, and wants more of them: eta = 1 is that
-    of the SDE, and what is called 2M SDE elsewhere.
+    before)/(2 r), r the step before over this one. One evaluation a step; second order, weak with noise (as measured).
+    The first step is DDIM's. Noise corrects what earlier steps did wrong, and wants more of them: eta = 1 is that of
+    the SDE, and what is called 2M SDE elsewhere.
     """
 
     eta: NonNegative = 0.0
@@ -100,7 +101,7 @@ class DPMSolver2M(MultistepSampler):
 
     @property
     def order(self) -> int:
-        return 1 if self.eta else 2
+        return 2
 
     @property
     def needs_score(self) -> bool:
@@ -117,10 +118,10 @@ class DPMSolver2M(MultistepSampler):
 class DPMSolver3M(MultistepSampler):
     """DPM-Solver++ (3M) for the reverse SDE, 3M SDE; with eta = 0, that for the ODE.
 
-    As `DPMSolver2M`, with D a parabola in lambda: with the moments m_k = (1 + eta) ∫_0^h e^(-(1 + eta)(h - s)) s^k ds, the
-    step adds alpha_u (m_0 x0_hat + m_1 D' + m_2 D''/2), the derivatives by differences of the last three x0_hat. All
-    published programs (k-diffusion's `sample_dpmpp_3m_sde`, the authors', diffusers) have half of the last term: with
-    `halved` the method is theirs, and second order; without, third. One evaluation a step; weak order one with noise.
+    As `DPMSolver2M`, with D a parabola in lambda: with the moments m_k = (1 + eta) ∫_0^h e^(-(1 + eta)(h - s)) s^k ds,
+    the step adds alpha_u (m_0 x0_hat + m_1 D' + m_2 D''/2), the derivatives from the last three x0_hat. One evaluation
+    a step. The published programs (k-diffusion's `sample_dpmpp_3m_sde`, diffusers' third order) have half of the last
+    term: `halved` is their method, which is of second order; without, it is third. With noise the weak order is two.
     """
 
     eta: NonNegative = 0.0
@@ -130,7 +131,7 @@ class DPMSolver3M(MultistepSampler):
 
     @property
     def order(self) -> int:
-        return 1 if self.eta else 2 if self.halved else 3
+        return 2 if self.eta or self.halved else 3
 
     @property
     def needs_score(self) -> bool:
@@ -152,9 +153,10 @@ class DPMSolver3M(MultistepSampler):
 class UniPC(MultistepSampler):
     """UniPC with B(h) = e^h - 1, "bh2" (Zhao et al. 2023, algorithms 5-8), a predictor with the corrector UniC.
 
-    The predictor puts a polynomial through the last `points` x0_hat; once the new state is denoised, for the step after it,
-    the corrector goes the same way again with one more point. Two points are taken at their middle, as published; with
-    three or more, B(h) drops out. One evaluation a step; order `points` + 1, without the corrector `points`.
+    The predictor puts a polynomial through the last `points` x0_hat; once the new state is denoised, for the step after
+    it, the corrector goes the same way again with one more point. A line through two points is taken at the middle of
+    the step, as published; with three or more, B(h) drops out. One evaluation a step; order `points` + 1, without the
+    corrector `points`.
     """
 
     points: Literal[1, 2, 3] = 2
@@ -176,8 +178,8 @@ class DEIS(MultistepSampler):
 
         x_u/alpha_u = x_t/alpha_t + ∫ eps_hat d(sigma/alpha)
 
-    with eps_hat a polynomial through the last `points` ones, in t, in the noise ratio "rho" = sigma/alpha, or in "logrho",
-    as diffusers has it. The integral is by Gauss-Legendre quadrature. One evaluation a step; order `points`.
+    with eps_hat a polynomial through the last `points` ones, in t, in the noise ratio "rho" = sigma/alpha, or in
+    "logrho", as diffusers has it. The integral is by Gauss-Legendre quadrature. One evaluation a step; order `points`.
     """
 
     points: Literal[1, 2, 3] = 3
@@ -236,10 +238,15 @@ def _through(points: Sequence[Point], to: Level) -> Tensor:
     return to.sigma / at.sigma * x + sum(float(c) * to.alpha * p.x0 for c, p in zip(w, points, strict=True))
 
 
-def _gauss(h: float, nodes: int = 16) -> tuple[np.ndarray, np.ndarray]:
+def _gauss(h: float) -> tuple[np.ndarray, np.ndarray]:
     """Places and weights of Gauss-Legendre quadrature on [0, h]."""
-    s, w = np.polynomial.legendre.leggauss(nodes)
+    s, w = _nodes()
     return h * (s + 1) / 2, h * w / 2
+
+
+@cache
+def _nodes() -> tuple[np.ndarray, np.ndarray]:
+    return np.polynomial.legendre.leggauss(16)
 
 
 def _lagrange(places: Sequence[float], s: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from moonbed._lazy import lazy_import
-from moonbed.component import Positive, PositiveFloat
+from moonbed.component import Positive, PositiveFloat, SpecError
 from moonbed.diffusion.denoisers import Denoiser
 from moonbed.diffusion.samplers.base import Sampler, SteppingSampler
 from moonbed.rng import Stream
@@ -59,7 +59,7 @@ class Midpoint(SteppingSampler):
 
 
 class RK4(SteppingSampler):
-    """The probability-flow ODE by the classical Runge-Kutta method (Kutta 1901): fourth order, four evaluations a step."""
+    """The probability-flow ODE by Kutta's classical method of 1901: fourth order, four evaluations a step."""
 
     @property
     def order(self) -> int:
@@ -91,8 +91,8 @@ class RK45(Sampler):
     """The probability-flow ODE in lambda = log(alpha/sigma) by Dormand & Prince 1980, with steps of its own choice.
 
     A step is kept where the root mean square of its error over the whole batch is below `atol + rtol` times that of the
-    state; the next one is 0.9 error^(-1/5) times as long, within a fifth and five. From the most to the least noise of the
-    schedule; six evaluations a step, kept or not. Raises ArithmeticError where `steps`, kept or not, do not reach the end.
+    state; the next one is 0.9 error^(-1/5) times as long, within a fifth and five. From the most to the least noise of
+    the schedule; six evaluations a step, kept or not. Raises `SpecError` where `steps` of them do not reach the end.
     """
 
     steps: Positive = 1000
@@ -118,14 +118,15 @@ class RK45(Sampler):
                 yield denoiser(x, ends[1])
                 return
             h *= min(5.0, max(0.2, 0.9 * max(error, 1e-10) ** -0.2))
-        raise ArithmeticError(
-            f"RK45 took all its {self.steps} steps and came to log(alpha/sigma) = {at:.3g} of {end:.3g}: "
-            f"it needs more steps, or a coarser rtol ({self.rtol:g}) or atol ({self.atol:g})"
+        message = (
+            f"RK45 took all its {self.steps} steps and came to log(alpha/sigma) = {at:.3g} of {end:.3g}: it needs more "
+            f"of them, or a coarser rtol ({self.rtol:g}) or atol ({self.atol:g})"
         )
+        raise SpecError([("sampler.steps", message)])
 
 
 def _dormand_prince(denoiser: Denoiser, x: Tensor, at: float, h: float, slope: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """(n, dim) the state after a step h of lambda, and the seven slopes; the first is given, the last is that of the end."""
+    """The state (n, dim) after a step h of lambda, and its seven slopes; the first one is given."""
     times = denoiser.schedule.time(2 * (at + h * torch.tensor(NODES, dtype=torch.float64)))
     new, slopes = x, [slope]
     for t, weights in zip(times, STAGES, strict=True):

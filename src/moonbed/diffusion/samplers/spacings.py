@@ -43,7 +43,7 @@ class UniformTime(Spacing):
 
 
 class Quadratic(Spacing):
-    """t = (1 - k/steps)²: close together at the data (Song et al. 2021, appendix D.2), without rounding to timesteps."""
+    """t = (1 - k/steps)², close together at the data (Song et al. 2021, appendix D.2), not rounded to timesteps."""
 
     def times(self, schedule: Schedule, steps: int) -> Tensor:
         return torch.linspace(1, 0, steps + 1, dtype=torch.float64) ** 2

@@ -2,8 +2,8 @@
 
     dx = (f x - g² score) dt + g dw,   f = alpha'/alpha,   g² = -2 sigma² lambda',   lambda = log(alpha/sigma)
 
-backwards in time has the law of x_t at every t (Anderson 1982; Song et al. 2021, equation 6). Langevin steps at one time
-keep that law too, and so does noise that is added and solved away again.
+backwards in time has the law of x_t at every t (Anderson 1982; Song et al. 2021, equation 6). Langevin steps at one
+time keep that law too, and so does noise that is added and solved away again.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ class EulerMaruyama(SteppingSampler):
 
 
 class Churn(SteppingSampler):
-    """The stochastic sampler of EDM (Karras et al. 2022, algorithm 2), in y = x/alpha and the noise ratio s = sigma/alpha.
+    """The stochastic sampler of EDM (Karras et al. 2022, algorithm 2), in y = x/alpha and the ratio s = sigma/alpha.
 
-    Where s is from `s_min` to `s_max`, noise is added up to the ratio (1 + gamma) s, gamma = min(s_churn/steps, sqrt(2) - 1),
-    `s_noise` times as wide as it should be; then dy/ds = (y - x0_hat)/s by a step of Heun's method. The noise goes no further
-    than the schedule has it. Two evaluations a step; second order, weak with noise: what it adds is exact. s_churn = 0
-    is the deterministic sampler of the paper (algorithm 1) and diffusers' Heun.
+    Where s is from `s_min` to `s_max`, noise is added up to the ratio (1 + gamma) s, `s_noise` times as wide as it
+    should be, with gamma = min(s_churn/steps, sqrt(2) - 1); then dy/ds = (y - x0_hat)/s by a step of Heun's method.
+    There is no noise beyond the schedule's. Two evaluations a step; second order, weak with noise, as what is added is
+    exact. s_churn = 0 is the deterministic sampler of the paper (algorithm 1), and diffusers' Heun.
     """
 
     s_churn: NonNegative = 40.0
@@ -95,9 +95,9 @@ class PredictorCorrector(SteppingSampler):
 
         x <- x + e score + sqrt(2 e) z,   e = 2 (snr |z| / |score|)²
 
-    with the norms averaged over the batch, as in the authors' program, so that the rows depend on one another a little; its
-    factor alpha_i, 1 - beta of one timestep, is left out. `corrections` evaluations more a step. Each correction has an error
-    in e that does not fall with the steps: no order is claimed.
+    with the norms averaged over the batch, as in the authors' program, so that the rows depend on one another a little;
+    its factor alpha_i, 1 - beta of one timestep, is left out. `corrections` evaluations more a step. Each correction
+    has an error in e that does not fall with the steps: no order is claimed.
     """
 
     eta: Fraction = 1.0
