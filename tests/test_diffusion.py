@@ -1,4 +1,4 @@
-"""Schedules, predictions, objectives and samplers against the laws, the textbook and diffusers."""
+"""Schedules, predictions, objectives and the bridge against the laws, the textbook and diffusers."""
 
 import diffusers
 import pytest
@@ -7,7 +7,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler
 
 from moonbed import laws
 from moonbed.component import SpecError, members
-from moonbed.diffusion import Exact, Learned, Objective, Prediction, Sampler, Schedule, Times, Weight
+from moonbed.diffusion import Exact, Learned, Objective, Prediction, Schedule, Times, Weight
 from moonbed.diffusion.diffusers_bridge import Diffusers, DiffusersBetas
 from moonbed.diffusion.objectives import (
     P2,
@@ -21,7 +21,6 @@ from moonbed.diffusion.objectives import (
     Uniform,
 )
 from moonbed.diffusion.predictions import EDM, X0, Epsilon
-from moonbed.diffusion.samplers import DDIM, DPMSolver2M, Euler, Heun, SinhLogSNR, Spacing, UniformLogSNR, UniformTime
 from moonbed.diffusion.schedules import VE, Cosine, Linear
 from moonbed.rng import Rng
 from moonbed.targets.curves import TwoMoons
@@ -293,30 +292,6 @@ def test_log_normal_times_are_normal_in_log_sigma_under_every_schedule():
         assert abs(float(level.std()) - 0.8) < 0.03
 
 
-def test_dpm_solver_is_that_of_diffusers():
-    """On the exact denoiser, at the timesteps that the scheduler chooses."""
-    from diffusers import DPMSolverMultistepScheduler
-
-    schedule = DiffusersBetas(betas="squaredcos_cap_v2")
-    judge = DPMSolverMultistepScheduler(
-        trained_betas=schedule._scheduler.betas.numpy(), lower_order_final=False, final_sigmas_type="sigma_min"
-    )
-    judge.set_timesteps(12)
-    exact, noise = Exact(TARGET, schedule), Rng(0).stream("noise").normal((300, 2), torch.float64)
-    times = torch.cat([judge.timesteps.double(), torch.zeros(1)]) / 999
-
-    class Chosen(Spacing):
-        def times(self, schedule, steps):
-            return times
-
-    sigma_1 = float(schedule.sigma(times[0]))
-    x = noise * sigma_1
-    for t in judge.timesteps:
-        x = judge.step(exact.eps(x, t.double() / 999), t, x).prev_sample
-    *states, _ = DPMSolver2M(steps=12, spacing=Chosen()).trajectory(exact, noise, Rng(0).stream("none"))
-    torch.testing.assert_close(states[-1], x, rtol=1e-3, atol=1e-3)
-
-
 def test_p2_is_one_over_snr_plus_one():
     for schedule in (Cosine(), Linear(), DiffusersBetas()):
         t = laws.times(100)
@@ -356,114 +331,6 @@ def test_discrete_times_are_every_timestep_equally():
     assert Discrete(steps=1).sample(3, Cosine(), Rng(0).stream("t")).tolist() == [0, 0, 0]
 
 
-# Samplers
-
-
-@pytest.mark.parametrize("steps", [1, 2, 17])
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=name)
-@pytest.mark.parametrize("spacing", [cls() for cls in members(Spacing).values()], ids=name)
-def test_spacings_fall_from_one_to_zero(spacing, schedule, steps):
-    t = spacing.times(schedule, steps)
-    assert t.shape == (steps + 1,)
-    assert t.dtype == torch.float64
-    if isinstance(spacing, SinhLogSNR):  # it leaves out where there is nothing to decide
-        ratio = torch.exp(-schedule.logsnr(t[[0, -1]]) / 2)
-        assert 0.8 < ratio[0] <= 10.01
-        assert 0.0149 < ratio[1] < 0.2
-        assert (t[0] <= 1, t[-1] >= 0) == (True, True)
-    else:
-        assert (t[0], t[-1]) == (1, 0)
-    assert (t.diff() < 0).all()
-
-
-def test_log_snr_spacing_is_even():
-    for schedule in (Cosine(), Linear(), DiffusersBetas()):
-        gaps = schedule.logsnr(UniformLogSNR().times(schedule, 20)).diff()
-        laws.close(gaps, gaps.mean().expand(20), "gaps", 1e-6, 1e-6)
-
-
-@pytest.mark.parametrize("schedule", [cls() for cls in members(Schedule).values()], ids=name)
-@pytest.mark.parametrize("sampler", [cls(steps=6) for cls in members(Sampler).values()], ids=name)
-def test_samplers_yield_every_step(sampler, schedule):
-    laws.sampler_yields_every_step(sampler, schedule, TARGET)
-
-
-@pytest.mark.parametrize("spacing", [UniformTime(), UniformLogSNR()], ids=name)
-@pytest.mark.parametrize("schedule", [Cosine(), Linear(), DiffusersBetas()], ids=name)
-@pytest.mark.parametrize(("sampler", "order"), [(DDIM, 1), (Euler, 1), (Heun, 2), (DPMSolver2M, 2)])
-def test_order_of_convergence(sampler, order, schedule, spacing):
-    if order == 2 and isinstance(schedule, DiffusersBetas):
-        pytest.skip("between its timesteps the schedule is piecewise: a second derivative is missing")
-    if sampler is DPMSolver2M and isinstance(spacing, UniformTime):
-        pytest.skip("its steps are steps of log(alpha/sigma): even ones in t are far from even for it")
-    measured = laws.convergence_order(sampler(spacing=spacing), schedule, TARGET)
-    assert measured == pytest.approx(order, abs=0.2)
-
-
-@pytest.mark.parametrize("schedule", [cls() for cls in members(Schedule).values()], ids=name)
-@pytest.mark.parametrize(
-    "sampler",
-    [
-        DDIM(),
-        DDIM(steps=128, eta=1),
-        DDIM(steps=128, eta=0.5),
-        Euler(steps=256),
-        Heun(steps=32),
-        DPMSolver2M(),
-        DPMSolver2M(eta=0.5),
-        DPMSolver2M(steps=19, spacing=SinhLogSNR()),
-    ],
-    ids=name,
-)
-def test_samplers_have_the_law(sampler, schedule):
-    laws.sampler_has_the_law(sampler, schedule, TwoMoons(noise=0.2), n=1_000)
-
-
-@pytest.mark.slow
-def test_ancestral_sampling_has_the_law_of_the_sharp_moons():
-    laws.sampler_has_the_law(DDIM(steps=600, eta=1), Cosine(), TwoMoons())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("schedule", [VE(), Cosine(), DiffusersBetas()], ids=name)
-def test_twenty_evaluations_well_spent_have_the_law_of_the_sharp_moons(schedule):
-    laws.sampler_has_the_law(DPMSolver2M(steps=19, spacing=SinhLogSNR(), eta=0.16), schedule, TwoMoons())
-
-
-def test_a_spacing_outside_of_the_schedule_is_refused():
-    with pytest.raises(SpecError, match="no noise ratios from 1e"):
-        SinhLogSNR(low=1e-6, high=1e-5).times(Cosine(), 4)
-    with pytest.raises(SpecError, match="above low"):
-        SinhLogSNR(low=1, high=0.5)
-
-
-def test_the_law_sees_a_coarse_sampler():
-    with pytest.raises(laws.Broken, match="do not follow"):
-        laws.sampler_has_the_law(DDIM(steps=4), Cosine(), TwoMoons(noise=0.2))
-
-
-def test_eta_zero_ignores_the_stream_and_eta_one_does_not():
-    noise, exact = Rng(0).stream("n").normal((5, 2)), Exact(TARGET, Cosine())
-
-    def sample(eta, stream):
-        return laws.final(DDIM(steps=5, eta=eta), exact, noise, Rng(0).stream(stream))
-
-    assert torch.equal(sample(0.0, "a"), sample(0.0, "b"))
-    assert not torch.equal(sample(1.0, "a"), sample(1.0, "b"))
-
-
-@pytest.mark.parametrize("eta", [0.3, 1.0])
-def test_ddim_keeps_the_marginals_of_gaussian_data(eta):
-    """For x_0 ~ N(0, d²) every step is linear, so the variances follow by hand: eta changes them at O(step) only."""
-
-    class Gauss:
-        def denoise(self, x, alpha, sigma):
-            return alpha * 0.25 / (alpha**2 * 0.25 + sigma**2) * x
-
-    x = laws.final(DDIM(steps=400, eta=eta), Exact(Gauss(), Cosine()), Rng(0).stream("n").normal((40_000, 1)))
-    assert float(x.std()) == pytest.approx(0.5, rel=0.02)
-
-
 # diffusers
 
 
@@ -490,23 +357,6 @@ def test_the_bridge_is_the_plain_loop(cls, betas):
     sampler = Diffusers(scheduler=cls.__name__, steps=50)
     got = laws.final(sampler, Exact(TARGET, DiffusersBetas(betas=betas)), NOISE, Rng(0).stream("s"))
     torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("betas", ["linear"])
-@pytest.mark.parametrize(("cls", "eta"), [(DDIMScheduler, 0), (EulerDiscreteScheduler, 0), (DDPMScheduler, 1)])
-def test_native_ddim_equals_diffusers_at_every_timestep(cls, eta, betas):
-    """Through all 1,000 timesteps: eta = 0 is DDIM, and Euler in sigma/alpha; eta = 1 is DDPM, noise and all."""
-    schedule = DiffusersBetas(betas=betas)
-    options = {} if cls is EulerDiscreteScheduler else {"clip_sample": False}
-    extra = {"generator": Rng(0).stream("s").generator} if cls is DDPMScheduler else {}
-    # diffusers' DDPM and DDIM start from unit noise, ours and Euler from sigma(1) times it
-    start = (
-        NOISE if cls is EulerDiscreteScheduler else NOISE * float(schedule.sigma(torch.ones((), dtype=torch.float64)))
-    )
-    wanted = by_hand(cls(beta_schedule=betas, **options), schedule, 1000, start, **extra)
-    native = DDIM(steps=999, spacing=UniformTime(), eta=eta)
-    got = laws.final(native, Exact(TARGET, schedule), NOISE, Rng(0).stream("s"))
-    torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-3)
 
 
 def test_clip_sample_stays_off():

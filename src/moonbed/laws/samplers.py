@@ -41,37 +41,63 @@ def convergence_order(sampler: Sampler, schedule: Schedule, target: Target, step
 
 
 class Impulses(Stream):
-    """Draws that are `size` in one row and zero in all others: in row 1 at the first draw, in row 2 at the second."""
+    """Draws that are 1 in one row and 0 in all others: row 1 at the first draw, row 2 at the second, and so on.
 
-    def __init__(self, size: float = 1.0) -> None:
+    With `mixed`, the last row has a part in every draw beside: that size, up and down in turn.
+    """
+
+    def __init__(self, mixed: float = 0.0) -> None:
         super().__init__(0)
-        self.size, self.draws = size, 0
+        self.mixed, self.draws = mixed, 0
 
     def normal(self, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
         self.draws += 1
         return self.into(torch.zeros(tuple(shape), dtype=dtype or torch.float64), self.draws)
 
+    @property
+    def generator(self) -> torch.Generator:
+        raise Broken("draws from the generator behind its stream, where nobody sees what")
+
     def into(self, x: Tensor, row: int) -> Tensor:
         """x with the impulse in its row, where it has that row."""
-        x[row : row + 1] = self.size
+        x[row : row + 1] = 1
+        if self.mixed:
+            x[-1] = self.mixed * (-1) ** row
         return x
 
 
 class _Gaussian:
     """N(0, scale²) in each coordinate."""
 
-    def __init__(self, scale: Tensor) -> None:
-        self.scale = scale
+    def __init__(self, scale: Sequence[float]) -> None:
+        self.scale = torch.tensor(scale, dtype=torch.float64)
 
     def denoise(self, x_t: Tensor, alpha: float, sigma: float) -> Tensor:
         return alpha * self.scale**2 / ((alpha * self.scale) ** 2 + sigma**2) * x_t
 
 
+def _response(sampler: Sampler, exact: Exact, dim: int, rows: int, mixed: float = 0.0) -> tuple[Tensor, int]:
+    """(rows, dim) what becomes of an impulse in each noise, and how many noises there were, the first one included."""
+    stream = Impulses(mixed)
+    noise = stream.into(torch.zeros(rows, dim, dtype=torch.float64), 0)
+    x = final(sampler, exact, noise, stream)
+    return x, stream.draws + 1
+
+
 def draws(sampler: Sampler, schedule: Schedule) -> int:
     """How often the sampler draws noise after the first, on its way to one sample."""
-    stream = Impulses()
-    final(sampler, Exact(_Gaussian(torch.ones(1, dtype=torch.float64)), schedule), torch.ones(2, 1).double(), stream)
-    return stream.draws
+    return _response(sampler, Exact(_Gaussian([1.0]), schedule), 1, 2)[1] - 1
+
+
+def sampler_is_linear(sampler: Sampler, schedule: Schedule, scale: Sequence[float] = (0.1, 0.5, 1.0)) -> None:
+    """In few steps: where the denoiser is linear, so is the sampler in all its noises; no row knows of another."""
+    exact, few = Exact(_Gaussian(scale), schedule), sampler.replace(steps=min(sampler.steps, 4))
+    _, rows = _response(few, exact, len(scale), 2)
+    alone, _ = _response(few, exact, len(scale), rows)
+    beside, _ = _response(few, exact, len(scale), rows + 1, mixed=3.0)
+    hold(torch.allclose(beside[:-1], alone, rtol=1e-6, atol=1e-9), "its rows depend on one another")
+    turns = torch.tensor([[3.0 * (-1) ** k] for k in range(rows)], dtype=torch.float64)
+    hold(torch.allclose(beside[-1], (turns * alone).sum(0), rtol=1e-6, atol=1e-9), "not linear where the denoiser is")
 
 
 def gaussian_variance(sampler: Sampler, schedule: Schedule, scale: Sequence[float] = (0.1, 0.5, 1.0)) -> Tensor:
@@ -79,17 +105,13 @@ def gaussian_variance(sampler: Sampler, schedule: Schedule, scale: Sequence[floa
 
     Raises `Broken` for a sampler that is not linear in its noise there.
     """
-    law = _Gaussian(torch.tensor(scale, dtype=torch.float64))
-    rows = draws(sampler, schedule) + 1
-
-    def response(size: float) -> Tensor:
-        stream = Impulses(size)
-        noise = stream.into(torch.zeros(rows, len(scale), dtype=torch.float64), 0)
-        return final(sampler, Exact(law, schedule), noise, stream)
-
-    once, twice = response(1.0), response(2.0)
-    hold(torch.allclose(twice, 2 * once, rtol=1e-6, atol=1e-9), "the sampler is not linear where the denoiser is")
-    return once.square().sum(0)
+    if not sampler.adaptive:
+        sampler_is_linear(sampler, schedule, scale)
+    exact, rows = Exact(_Gaussian(scale), schedule), sampler.steps + 1
+    x, needed = _response(sampler, exact, len(scale), rows)
+    if needed > rows:
+        x, _ = _response(sampler, exact, len(scale), needed)
+    return x.square().sum(0)
 
 
 def gaussian_bias(sampler: Sampler, schedule: Schedule, scale: Sequence[float] = (0.1, 0.5, 1.0)) -> Tensor:
@@ -110,8 +132,8 @@ def weak_order(
 
 
 def measured_order(sampler: Sampler, schedule: Schedule, target: Target, steps: int = 48) -> float:
-    """`convergence_order` of a sampler that draws no noise, else `weak_order` for data N(0, 1/4)."""
-    if not draws(sampler.replace(steps=steps), schedule):
+    """`convergence_order` of a sampler that needs no score, else `weak_order` for data N(0, 1/4)."""
+    if not sampler.needs_score:
         return convergence_order(sampler, schedule, target, steps)
     return weak_order(sampler, schedule, (0.5,), steps)[0]
 
@@ -182,8 +204,8 @@ def evaluations(sampler: Sampler, schedule: Schedule, target: Target) -> int:
 class OrderRow(NamedTuple):
     """One sampler: order in theory and measured, weak where it draws noise; evaluations a step; diffusers beside it.
 
-    `difference` is the greatest one of any coordinate of any state; None, with the reason in words, where nothing is
-    equal or nothing was measured.
+    `difference` is the greatest one at the end over the greatest coordinate; None where there is nothing to compare.
+    `words` names the scheduler, and says why there is none, or why it differs.
     """
 
     sampler: Sampler

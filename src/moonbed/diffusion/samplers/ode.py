@@ -91,8 +91,9 @@ class RK45(Sampler):
     """The probability-flow ODE in lambda = log(alpha/sigma) by Dormand & Prince 1980, with steps of its own choice.
 
     A step is kept where the root mean square of its error over the whole batch is below `atol + rtol` times that of the
-    state; the next one is 0.9 error^(-1/5) times as long, within a fifth and five. From the most to the least noise of
-    the schedule; six evaluations a step, kept or not. Raises `SpecError` where `steps` of them do not reach the end.
+    state; the next one is 0.9 error^(-1/5) times as long, within a fifth and five, and never longer than one, beyond
+    which the error is not seen: what the data are is decided within a few. From the most to the least noise of the
+    schedule; six evaluations a step, kept or not. Raises `SpecError` where `steps` of them do not reach the end.
     """
 
     steps: Positive = 1000
@@ -117,7 +118,7 @@ class RK45(Sampler):
             if end - at <= 1e-12 * (end - start):
                 yield denoiser(x, ends[1])
                 return
-            h *= min(5.0, max(0.2, 0.9 * max(error, 1e-10) ** -0.2))
+            h = min(1.0, h * min(5.0, max(0.2, 0.9 * max(error, 1e-10) ** -0.2)))
         message = (
             f"RK45 took all its {self.steps} steps and came to log(alpha/sigma) = {at:.3g} of {end:.3g}: it needs more "
             f"of them, or a coarser rtol ({self.rtol:g}) or atol ({self.atol:g})"

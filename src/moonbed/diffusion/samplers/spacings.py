@@ -116,7 +116,8 @@ class Trailing(Spacing):
 
     def times(self, schedule: Schedule, steps: int) -> Tensor:
         total = _enough(self.num_train_timesteps, steps)
-        return _timesteps([round(total - i * (total / (steps + 1))) - 1 for i in range(steps + 1)], total)
+        gap = (total - total / (steps + 1)) - total  # to the last bit, as numpy.arange counts: it may decide a rounding
+        return _timesteps([round(total + i * gap) - 1 for i in range(steps + 1)], total)
 
 
 class Leading(Spacing):

@@ -54,7 +54,7 @@ class Churn(SteppingSampler):
     exact. s_churn = 0 is the deterministic sampler of the paper (algorithm 1), and diffusers' Heun.
     """
 
-    s_churn: NonNegative = 40.0
+    s_churn: NonNegative = 10.0
     s_min: NonNegative = 0.05
     s_max: PositiveFloat = 50.0
     s_noise: PositiveFloat = 1.0
