@@ -5,7 +5,22 @@ The tests hold every member of the package against these laws, `moonbed check` t
 
 from moonbed.laws.base import Broken, close, hold, times
 from moonbed.laws.predictions import PREDICTION_LAWS, Case, Oracle
-from moonbed.laws.samplers import convergence_order, final, sampler_has_the_law, sampler_yields_every_step
+from moonbed.laws.samplers import (
+    convergence_order,
+    draws,
+    evaluations,
+    final,
+    gaussian_bias,
+    gaussian_variance,
+    measured_order,
+    order_table,
+    sampler_has_its_order,
+    sampler_has_the_law,
+    sampler_keeps_gaussians,
+    sampler_needs_what_it_says,
+    sampler_yields_every_step,
+    weak_order,
+)
 from moonbed.laws.schedules import SCHEDULE_LAWS
 from moonbed.laws.targets import LEVELS, TARGET_LAWS, box, chi_square_p, grid
 
@@ -21,10 +36,20 @@ __all__ = [
     "chi_square_p",
     "close",
     "convergence_order",
+    "draws",
+    "evaluations",
     "final",
+    "gaussian_bias",
+    "gaussian_variance",
     "grid",
     "hold",
+    "measured_order",
+    "order_table",
+    "sampler_has_its_order",
     "sampler_has_the_law",
+    "sampler_keeps_gaussians",
+    "sampler_needs_what_it_says",
     "sampler_yields_every_step",
     "times",
+    "weak_order",
 ]
