@@ -149,7 +149,7 @@ class Tilt:
         proposal, power = (self._part, self._w - 1) if self._w > 1 else (self._whole, self._w)
         kept: list[Tensor] = []
         found = drawn = 0
-        while found < n:
+        while not kept or found < n:
             if drawn >= _DRAWS and found < _LEAST * drawn:
                 raise ValueError(f"the tilt is too strong to be drawn from: {found} of {drawn} proposals were accepted")
             rate = max(found / drawn if drawn else 0.5, _LEAST)
@@ -158,7 +158,7 @@ class Tilt:
             u = stream.uniform((len(x),), torch.float64)
             kept.append(x[torch.log(u) < power * log_posterior])
             found, drawn = found + len(kept[-1]), drawn + len(x)
-        return torch.cat(kept)[:n] if kept else proposal.sample(0, stream)
+        return torch.cat(kept)[:n]
 
     def log_prob(self, x: Tensor, alpha: Level = 1.0, sigma: Level = 0.0) -> Tensor:
         return self._quadrature.log_prob(x, alpha, sigma)
