@@ -63,6 +63,8 @@ class _Moved:
 class _Perfect:
     """A model without error but for a shift: what metrics may ask of a model."""
 
+    has_score = has_density = True
+
     def __init__(self, shift: float) -> None:
         flow = Flow(Exact(_Moved(shift), Cosine()))
         self.sigma_min, self.sigma_max = flow.sigma_min, flow.sigma_max

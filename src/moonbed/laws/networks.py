@@ -100,6 +100,17 @@ def network_is_reproducible(network: Network) -> None:
     hold(off < 1e-5, f"two networks with one set of weights differ by {off:.3g}: not all that is random is a weight")
 
 
+def density_has_mass_one(network: Network) -> None:
+    """x (n, 2) gives finite log densities (n,), whose mass is one."""
+    module, side, n = _moved(_built(network, 2)).eval(), 9.0, 300
+    axis = side * (2 * (torch.arange(n) + 0.5) / n - 1)
+    points = torch.cartesian_prod(axis, axis)
+    with torch.no_grad():
+        log_q = numbers(module(points, points.new_zeros(1)), (n * n,), "log density", torch.float32)
+    mass = float(log_q.double().exp().sum()) * (2 * side / n) ** 2
+    hold(abs(mass - 1) < 0.02, f"mass {mass:.4f}, not 1, within [-{side:g}, {side:g}]²")
+
+
 NETWORK_LAWS: list[Law] = [
     network_has_its_shape,
     network_knows_the_level,
@@ -108,12 +119,20 @@ NETWORK_LAWS: list[Law] = [
     network_is_reproducible,
 ]
 
+DENSITY_LAWS: list[Law] = [
+    density_has_mass_one,
+    network_keeps_rows_apart,
+    network_learns_with_all_weights,
+    network_is_reproducible,
+]
+"""Of networks that are a density."""
+
 
 def embedding_has_its_width(embedding: Embedding) -> None:
     """c_noise (n,) gives finite (n, width), another for another level, and no row depends on another."""
     _, c_noise = _inputs(2)
     module = _moved(_built(embedding)).eval()
-    out = numbers(module(c_noise), (ROWS, embedding.width), "features", None)
+    out = numbers(module(c_noise), (ROWS, embedding.width), "features", None).detach()
     nearest = float((torch.cdist(out, out) + 1e9 * torch.eye(ROWS)).min())
     hold(nearest > 1e-6, f"two levels have features that differ by {nearest:.3g}")
     off = _apart(torch.cat([module(c_noise[k : k + 1]) for k in range(ROWS)]), out)

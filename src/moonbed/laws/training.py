@@ -139,21 +139,21 @@ RATE_LAWS: list[Law] = [rate_is_a_factor]
 
 def average_stays_between(averaging: Any) -> None:
     """The average of equal weights is these, that of others lies between them; the weights stay as they are."""
-    stream = Rng(5).stream("averaging")
-    same = [stream.normal((3, 2))]
-    average = [same[0].clone()]
+    stream, count = Rng(5).stream("averaging"), averaging.count
+    same = stream.normal((50,))
+    averages = same.repeat(count, 1)
     for step in range(1, 21):
-        averaging.update(average, same, step)
-    off = float((average[0] - same[0]).abs().max())
+        averaging.update(averages, same, step)
+    off = float((averages - same).abs().max())
     hold(off < 1e-5, f"the average of 20 equal weights is off by {off:.3g}")
-    average = [stream.uniform((50,))]
+    averages = stream.uniform((50,)).repeat(count, 1)
     for step in range(1, 201):
-        weights = [stream.uniform((50,))]
-        kept = weights[0].clone()
-        averaging.update(average, weights, step)
-        hold(torch.equal(kept, weights[0]), "the weights are changed")
-    numbers(average[0], (50,), "average", None)
-    low, high = float(average[0].min()), float(average[0].max())
+        weights = stream.uniform((50,))
+        kept = weights.clone()
+        averaging.update(averages, weights, step)
+        hold(torch.equal(kept, weights), "the weights are changed")
+    numbers(averages, (count, 50), "averages", None)
+    low, high = float(averages.min()), float(averages.max())
     hold(low >= -1e-5 and high <= 1 + 1e-5, f"the average of weights within [0, 1] goes from {low:.3g} to {high:.3g}")
 
 
