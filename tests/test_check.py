@@ -87,6 +87,7 @@ def test_what_the_page_shows_runs(on_shelf, name):
     assert all(cell["floor"] for row in rows for cell in row["metrics"].values())
 
 
+@pytest.mark.slow
 def test_what_the_page_prints_is_what_is_printed(on_shelf):
     code, out, _ = on_shelf("check", "too_far.py")
     shown = re.search(r"\$ moonbed check too_far\.py\n(.*?)```", PAGE, re.DOTALL)[1]

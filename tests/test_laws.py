@@ -405,6 +405,15 @@ def test_a_sampler_that_is_not_the_streams():
     assert found.message.endswith("one noise and one stream give two samples")
 
 
+def test_a_sampler_without_an_end():
+    class Endless(Sampler):
+        def trajectory(self, denoiser, noise, stream):
+            while True:
+                yield noise
+
+    assert set(broken(Endless()).values()) == {"2 steps yield 10,000 states and go on"}
+
+
 # Metrics
 
 

@@ -11,6 +11,7 @@ import math
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -35,8 +36,19 @@ ENOUGH = 256
 """Steps with which every one of our samplers has the law of `MOONS`."""
 
 
+def _ends(sampler: Sampler, most: int = 10_000) -> None:
+    """A generator without an end would never be judged."""
+    try:
+        sampler = sampler.replace(steps=2)
+    except SpecError:  # it has its own number
+        most += sampler.steps
+    states = sampler.trajectory(Exact(SMOOTH, Cosine()), torch.zeros(1, 2), Rng(7).stream("s"))
+    hold(sum(1 for _ in islice(states, most)) < most, f"{sampler.steps} steps yield {most:,} states and go on")
+
+
 def sampler_steps(sampler: Sampler) -> None:
     """Each step yields a finite state of the noise's shape and type; one noise and one stream give one sample."""
+    _ends(sampler)
     for schedule in (Cosine(), VE()):
         with _under(schedule):
             sampler_yields_every_step(sampler, schedule, SMOOTH)
@@ -44,6 +56,7 @@ def sampler_steps(sampler: Sampler) -> None:
 
 def sampler_ends_at_the_target(sampler: Sampler) -> None:
     """With the exact denoiser and steps enough (256, or more if it has them) the samples have the law of the target."""
+    _ends(sampler)
     few = sampler.steps <= ENOUGH
     sampler, n = (sampler.replace(steps=ENOUGH), 1_000) if few else (sampler, 500)
     schedules: tuple[Schedule, ...] = (Cosine(), VE()) if few else (Cosine(),)
@@ -62,6 +75,7 @@ def sampler_converges(sampler: Sampler) -> None:
     """One without noise converges as its steps are halved: at the order that it declares, or at the first."""
     if getattr(sampler, "adaptive", False):
         return
+    _ends(sampler)
     schedule, noise = Cosine(), Rng(9).stream("noise").normal((4, 2), torch.float64)
     a, b = (final(sampler, Exact(SMOOTH, schedule), noise, Rng(k).stream("s")) for k in (0, 1))
     if not torch.equal(a, b):
@@ -147,12 +161,12 @@ def verdict(law: Law, member: Component) -> Verdict:
         law(member)
     except Broken as broken:
         return Verdict(in_words(law), False, str(broken))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return Verdict(in_words(law), False, _raised(error, member))
     return Verdict(in_words(law), True)
 
 
-def _raised(error: Exception, member: Component) -> str:
+def _raised(error: BaseException, member: Component) -> str:
     """Type and message of an exception, and the last line of the member's own file that led to it."""
     file = getattr(sys.modules.get(type(member).__module__), "__file__", None)
     frames = traceback.extract_tb(error.__traceback__)
