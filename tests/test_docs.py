@@ -16,6 +16,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 BLOCKS = [
     pytest.param(page.name, code, id=f"{page.name}-{number}")
     for page in PAGES
+    if page.name != "yours.md"  # these are held against the laws as well: tests/test_check.py
     for number, code in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL))
 ]
 

@@ -18,7 +18,7 @@ app = App(
     version=moonbed.__version__,
     help="A test bed for diffusion and flow models on distributions whose exact law is known.",
     help_epilogue="Configurations are named by an id; what `runs/` holds is not computed again. Exit status: 0 done, "
-    "2 bad input or a run that diverged, 130 interrupted (the same command goes on).",
+    "1 a law is broken (`check`), 2 bad input or a run that diverged, 130 interrupted (the same command goes on).",
     suppress_keyboard_interrupt=False,
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -37,6 +37,9 @@ from moonbed.cli.parsing import (
 )
 from moonbed.component import Component, SpecError, members, nearest
 
+if TYPE_CHECKING:
+    from moonbed.metrics import Metric
+
 
 @app.command
 def run(
@@ -63,6 +66,9 @@ def run(
 ) -> int:
     """Train, sample and evaluate a preset (`fast` unless said), or the experiments of a Python file.
 
+    A file that defines components and no experiment is tried in `fast`: each of them in the place of its kind, beside
+    `fast` itself; its metrics are asked as well. The file's code is run, with all that you may do.
+
     Changes are written `name=value`, with the dotted name of a field; values with commas between them are a sweep.
 
     For example:
@@ -79,10 +85,11 @@ def run(
 
     if "=" in what:
         what, changes = "fast", (what, *changes)
+    own: tuple[Metric, ...] = ()
     if what.endswith(".py"):
-        from moonbed.experiments.plugins import experiments_in
+        from moonbed.experiments.plugins import experiments_in, metrics_in
 
-        named = experiments_in(what)
+        named, own = experiments_in(what), metrics_in(what)
     else:
         named = {what: preset(what)}
     if budget is not None:
@@ -91,7 +98,7 @@ def run(
     named = dict(varied(named, changes))
     if one_of("--protocol", protocol, ("default", "published")) == "published":
         named = {name: published(experiment) for name, experiment in named.items()}
-    questions = chosen_metrics(metrics or protocol)
+    questions = tuple({metric.id: metric for metric in (*chosen_metrics(metrics or protocol), *own)}.values())
     at_least("--draws", draws, 1)
     where, jobs = Store(store), chosen_jobs(jobs)
 

@@ -16,9 +16,9 @@ from moonbed.diffusion.counting import Counted
 from moonbed.diffusion.samplers import Spacing
 from moonbed.diffusion.schedules import VE, Linear, Trigonometric, VPLinear
 from moonbed.experiments.compare import Verdict, paired_badness
+from moonbed.experiments.presets import FAST
 from moonbed.experiments.rows import DRAWS, Row, follow, rows
 from moonbed.experiments.run import Failure, Progress, Result
-from moonbed.experiments.presets import FAST
 from moonbed.experiments.spec import Experiment
 from moonbed.experiments.store import Store
 from moonbed.metrics import Metric

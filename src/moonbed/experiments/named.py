@@ -34,6 +34,7 @@ def _plain(name: str, store: Store) -> Experiment:
         found = experiments_in(path)
         if not key and len(found) == 1:
             return next(iter(found.values()))
+        key = next((name for name in found if name.rpartition(", ")[2] == key), key)  # `Heun3` is "fast, Heun3"
         if key not in found:
             given = f"no experiment {key!r}" if key else f"{len(found)} experiments; say which, as {path}:NAME"
             raise SpecError([("", f"{path} has {given}; {nearest(key, found)}")])

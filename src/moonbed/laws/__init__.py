@@ -3,7 +3,8 @@
 The tests hold every member of the package against these laws, `moonbed check` those of anyone's own file.
 """
 
-from moonbed.laws.base import Broken, close, hold, times
+from moonbed.laws.base import Broken, Law, Verdict, close, hold, in_words, numbers, times
+from moonbed.laws.checks import LAWS, check, laws_of, verdict
 from moonbed.laws.predictions import PREDICTION_LAWS, Case, Oracle
 from moonbed.laws.samplers import (
     convergence_order,
@@ -25,14 +26,18 @@ from moonbed.laws.schedules import SCHEDULE_LAWS
 from moonbed.laws.targets import LEVELS, TARGET_LAWS, box, chi_square_p, grid
 
 __all__ = [
+    "LAWS",
     "LEVELS",
     "PREDICTION_LAWS",
     "SCHEDULE_LAWS",
     "TARGET_LAWS",
     "Broken",
     "Case",
+    "Law",
     "Oracle",
+    "Verdict",
     "box",
+    "check",
     "chi_square_p",
     "close",
     "convergence_order",
@@ -43,7 +48,10 @@ __all__ = [
     "gaussian_variance",
     "grid",
     "hold",
+    "in_words",
+    "laws_of",
     "measured_order",
+    "numbers",
     "order_table",
     "sampler_has_its_order",
     "sampler_has_the_law",
@@ -51,5 +59,6 @@ __all__ = [
     "sampler_needs_what_it_says",
     "sampler_yields_every_step",
     "times",
+    "verdict",
     "weak_order",
 ]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from moonbed.diffusion import Learned, Prediction, Schedule
-from moonbed.laws.base import close, hold, times
+from moonbed.laws.base import close, hold, numbers, times
 from moonbed.rng import Rng
 
 
@@ -78,13 +78,14 @@ def prediction_identities(prediction: Prediction, schedule: Schedule) -> None:
 
 
 def prediction_scales_input(prediction: Prediction, schedule: Schedule) -> None:
-    """c_in x_t has unit variance for data of unit variance, c_noise is finite and tells times apart."""
+    """The network's input has unit variance for data of unit variance, and c_noise tells times apart."""
     case = Case(schedule)
     data_sd = getattr(prediction, "sigma_data", 1.0)
     sd = prediction.c_in(schedule, case.t) * torch.sqrt((case.a * data_sd) ** 2 + case.s**2).squeeze(1)
     close(sd, torch.ones_like(sd), "standard deviation of the network's input")
     steps = prediction.c_noise(schedule, case.t).diff()
-    hold((steps > 0).all() or (steps < 0).all(), "c_noise is not strictly monotone in t")
+    up, down = int((steps > 0).sum()), int((steps < 0).sum())
+    hold(len(steps) in (up, down), f"c_noise is not strictly monotone in t: it rises {up} times and falls {down} times")
     oracle = Oracle(case.x0)
     Learned(oracle, prediction, schedule)(case.x_t, case.t)
     x, c_noise = oracle.asked
@@ -92,7 +93,41 @@ def prediction_scales_input(prediction: Prediction, schedule: Schedule) -> None:
     close(c_noise, prediction.c_noise(schedule, case.t), "the noise level that the network is told")
 
 
+def prediction_is_finite(prediction: Prediction, schedule: Schedule) -> None:
+    """c_skip, c_out, c_in and c_noise are finite float64 of the shape of t; c_out is never 0, c_in positive."""
+    t = times()
+    c_skip, c_out = prediction.scalings(schedule, t)
+    c_in, c_noise = prediction.c_in(schedule, t), prediction.c_noise(schedule, t)
+    for name, value in (("c_skip", c_skip), ("c_out", c_out), ("c_in", c_in), ("c_noise", c_noise)):
+        numbers(value, (len(t),), name)
+    for name, size in (("|c_out|", c_out.abs()), ("c_in", c_in)):
+        k = int(size.argmin())
+        hold(size[k] > 0, f"{name} is {size[k]:.3g} at t = {t[k]:.3g}")
+
+
+STEEPEST = 30.0
+"""Slope of F in its input: ours have at most 2 under `Cosine` and `Linear`."""
+
+
+def prediction_is_learnable(prediction: Prediction, schedule: Schedule) -> None:
+    """The F that is right for normal data has a moderate slope, and unit variance where sigma_data is declared.
+
+    Any c_skip, with c_out other than 0, is *a* parameterisation: what a wrong one costs is the size of the function
+    that the network has to learn. For x_0 ~ N(0, d²) the mean of x_0 is a d²/(a² d² + s²) x_t, which gives the slope.
+    """
+    t, d = times(), float(getattr(prediction, "sigma_data", 1.0))
+    a, s = schedule.alpha(t), schedule.sigma(t)
+    c_skip, c_out = prediction.scalings(schedule, t)
+    slope = ((a * d**2 / ((a * d) ** 2 + s**2) - c_skip) / (c_out * prediction.c_in(schedule, t))).abs()
+    k = int(slope.argmax())
+    hold(slope[k] < STEEPEST, f"slope {slope[k]:.3g} at t = {t[k]:.3g}, more than {STEEPEST:g}: is c_skip right?")
+    if hasattr(prediction, "sigma_data"):
+        variance = (((1 - c_skip * a) * d) ** 2 + (c_skip * s) ** 2) / c_out**2
+        close(variance, torch.ones_like(t), "variance of F for data of standard deviation sigma_data", 1e-6, 1e-6)
+
+
 PREDICTION_LAWS: list[Callable[[Prediction, Schedule], None]] = [
+    prediction_is_finite,
     prediction_is_textbook,
     prediction_identities,
     prediction_scales_input,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from moonbed.laws.base import close, hold
+from moonbed.laws.base import close, hold, numbers
 from moonbed.rng import Rng, Stream
 from moonbed.targets import Target
 
@@ -50,7 +50,10 @@ def _is_one(values: Tensor, what: str) -> None:
 
 
 def target_has_mass_one(target: Target, tolerance: float = 1e-3) -> None:
-    """On a grid, up to 480 points a side; in more than two dimensions by importance sampling, at much noise."""
+    """The density has mass one at every noise level.
+
+    On a grid, up to 480 points a side; in more than two dimensions by importance sampling, at much noise.
+    """
     for alpha, sigma in LEVELS:
         if target.dim > 2:
             if sigma > 0.5:
@@ -60,16 +63,17 @@ def target_has_mass_one(target: Target, tolerance: float = 1e-3) -> None:
         for n in (120, 240, 480):
             points, cell = grid(*box(target, alpha, sigma, Rng(0).stream("box")), n)
             log_p = target.log_prob(points, alpha, sigma)
+            hold(log_p.shape == (len(points),), f"log_prob: shape {tuple(log_p.shape)}, not {(len(points),)}")
             mass = float(log_p.exp().sum()) * cell
             allowed = tolerance if log_p.isfinite().all() else 10 * tolerance  # a grid does not see edges well
             if abs(mass - 1) < allowed:
                 break
         else:
-            hold(False, f"mass {mass:.6f} at alpha = {alpha}, sigma = {sigma}")
+            hold(False, f"mass {mass:.6f}, not 1, at alpha = {alpha}, sigma = {sigma}")
 
 
 def target_is_tweedie(target: Target) -> None:
-    """E[x_0 | x_t] = (x_t + sigma² grad log p_t(x_t))/alpha, with the gradient by automatic differentiation."""
+    """`denoise` is (x_t + sigma² grad log p_t(x_t))/alpha: Tweedie's formula, by automatic differentiation."""
     for alpha, sigma in LEVELS[1:]:
         stream = Rng(1).stream("tweedie")
         x = alpha * target.sample(300, stream) + 1.5 * sigma * stream.normal((300, target.dim), torch.float64)
@@ -81,7 +85,7 @@ def target_is_tweedie(target: Target) -> None:
 
 
 def target_score_is_gradient(target: Target) -> None:
-    """The score is the gradient of the log density, by automatic differentiation; without noise where it exists."""
+    """`score` is the gradient of the log density, by automatic differentiation; without noise where it exists."""
     for alpha, sigma in LEVELS:
         x = alpha * target.sample(200, Rng(9).stream("x")) + sigma * Rng(9).stream("eps").normal((200, target.dim))
         x.requires_grad_()
@@ -104,7 +108,7 @@ def target_is_finite_far_out(target: Target) -> None:
 
 
 def target_labels_follow_bayes(target: Target) -> None:
-    """sum_y P(y) p_t(x | y) = p_t(x), and P(y | x) = P(y) p_t(x | y)/p_t(x)."""
+    """Labels follow Bayes: sum_y P(y) p_t(x | y) = p_t(x), and P(y | x) = P(y) p_t(x | y)/p_t(x)."""
     weights = target.label_weights
     hold(weights.shape == (target.classes,) and (weights > 0).all(), f"label_weights are {weights}")
     close(weights.sum(), torch.tensor(1.0, dtype=torch.float64), "sum of label_weights")
@@ -129,7 +133,10 @@ def target_labels_follow_bayes(target: Target) -> None:
 
 
 def target_samples_carry_their_labels(target: Target, n: int = 10_000, limit: float = 5.5) -> None:
-    """Calibration: sum (1[y = k] - P(k | x)) f(x) is zero within its standard error, for f = 1, x_j, x_j x_l."""
+    """`sample_labelled` gives each point a label with the probabilities of `label_probs`.
+
+    Calibration: sum (1[y = k] - P(k | x)) f(x) is zero within its standard error, for f = 1, x_j, x_j x_l.
+    """
     x, labels = target.sample_labelled(n, Rng(11).stream("x"))
     hold(labels.dtype == torch.int64 and labels.shape == (n,), f"labels are {labels.dtype} {tuple(labels.shape)}")
     hold(torch.equal(x, target.sample(n, Rng(11).stream("x"))), "sample is not the first part of sample_labelled")
@@ -147,7 +154,7 @@ def target_samples_carry_their_labels(target: Target, n: int = 10_000, limit: fl
 
 
 def target_accepts_float32(target: Target) -> None:
-    """float32 points get the same float64 answers; no points, none."""
+    """float32 points get the same float64 answers, and no points none."""
     x = target.sample(50, Rng(2).stream("x"))
     for got, wanted in (
         (target.log_prob(x.float(), 0.8, 0.6), target.log_prob(x, 0.8, 0.6)),
@@ -159,12 +166,13 @@ def target_accepts_float32(target: Target) -> None:
 
 
 def target_samples_follow_density(target: Target, n: int = 20_000, level: float = 1e-4) -> None:
-    """Chi-square of counts in cells of a grid, whose probabilities are integrals of the density.
+    """The samples follow the density.
 
-    In more than two dimensions, the mean over samples of q(x)/p(x), which is one for any law q that p covers.
+    Chi-square of counts in cells of a grid, whose probabilities are integrals of the density. In more than two
+    dimensions, the mean over samples of q(x)/p(x), which is one for any law q that p covers.
     """
     x = target.sample(n, Rng(3).stream("sample"))
-    hold(x.shape == (n, target.dim) and x.dtype == torch.float64, f"samples are {x.dtype} {tuple(x.shape)}")
+    numbers(x, (n, target.dim), "samples")
     if target.dim > 2:
         x = x[:4_000] + 0.3 * Rng(3).stream("eps").normal((4_000, target.dim), torch.float64)
         log_q = _log_kde(x, target.sample(1024, Rng(4).stream("centres")), 0.27)
@@ -185,7 +193,10 @@ def target_samples_follow_density(target: Target, n: int = 20_000, level: float 
         if abs(float(weights.sum()) - 1) < 1e-4:
             break
     expected = n * torch.bincount(place(points), weights=weights, minlength=size)
-    hold(chi_square_p(torch.bincount(place(x), minlength=size), expected) > level, "samples do not follow the density")
+    counts = torch.bincount(place(x), minlength=size)
+    p, apart = chi_square_p(counts, expected), float((counts - expected).abs().sum()) / (2 * n)
+    sizes = f"p = {p:.2g}, {apart:.1%} of {n:,} samples are in other cells than they should be"
+    hold(p > level, f"samples do not follow the density: {sizes}")
 
 
 def chi_square_p(counts: Tensor, expected: Tensor) -> float:
@@ -201,10 +212,22 @@ def chi_square_p(counts: Tensor, expected: Tensor) -> float:
 
 
 def target_is_reproducible(target: Target) -> None:
-    """A stream names a sample."""
+    """The stream alone decides what is sampled."""
     a, b, c = (target.sample(100, Rng(5).stream(name)) for name in ("a", "a", "b"))
-    hold(torch.equal(a, b), "one stream gives two different samples")
+    same = a.shape == b.shape and torch.equal(a, b)
+    hold(same, "one stream gives two different samples: draw from the stream, not from a global generator")
     hold(not torch.equal(a, c), "two streams give one sample")
+
+
+def target_takes_a_level_a_row(target: Target) -> None:
+    """A noise level for each row is what one row at a time would get."""
+    stream = Rng(12).stream("x")
+    x, levels = target.sample(len(LEVELS) - 1, stream), torch.tensor(LEVELS[1:], dtype=torch.float64)
+    alpha, sigma = levels.T
+    for name in ("log_prob", "denoise"):
+        f = getattr(target, name)
+        rows = torch.cat([f(x[k : k + 1], *LEVELS[1:][k]) for k in range(len(x))])
+        close(f(x, alpha, sigma), rows, f"{name} with alpha and sigma of shape ({len(x)},)", 1e-8, 1e-8)
 
 
 TARGET_LAWS: list[Callable[[Target], None]] = [
@@ -213,6 +236,7 @@ TARGET_LAWS: list[Callable[[Target], None]] = [
     target_score_is_gradient,
     target_is_finite_far_out,
     target_accepts_float32,
+    target_takes_a_level_a_row,
     target_samples_follow_density,
     target_labels_follow_bayes,
     target_samples_carry_their_labels,

@@ -214,6 +214,9 @@ class Metric(Component):
     growth: ClassVar[float] = 0.0
     """With a fixed defect the value grows as n**growth: 0 for an estimate, 1/2 for a z, 1 for a degenerate U/sd."""
 
+    symmetric: ClassVar[bool] = True
+    """Whether samples and reference may change places; asked of metrics that need neither law nor model."""
+
     null: ClassVar[float | None] = None
     """What the truth itself has, for a metric whose null does not vary; None where the floor has to be drawn."""
 

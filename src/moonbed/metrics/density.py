@@ -122,6 +122,7 @@ class Exploded(Share):
     share with the interval of Wilson 1927.
     """
 
+    symmetric = False
     far: PositiveFloat = 10.0
 
     @property

@@ -25,6 +25,7 @@ __all__ = ["Balls", "Coverage", "Memorisation", "Precision"]
 class Balls(Metric):
     """Metrics of the balls around reference points, each as wide as the distance to its k-th neighbour among them."""
 
+    symmetric = False
     k: Positive = 5
     least = 0.0
     most = 1.0

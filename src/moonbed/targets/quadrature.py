@@ -204,7 +204,8 @@ class Quadrature:
     def _on(self, low: Tensor, high: Tensor, counts: list[int]) -> tuple[tuple[Tensor, ...], Tensor]:
         """Axes with so many nodes, and the log density (I, J) on them."""
         axes = tuple(
-            torch.linspace(float(a), float(b), n, dtype=torch.float64) for a, b, n in zip(low, high, counts, strict=True)
+            torch.linspace(float(a), float(b), n, dtype=torch.float64)
+            for a, b, n in zip(low, high, counts, strict=True)
         )
         if self._on_axes is not None:
             return axes, self._on_axes(axes)
@@ -285,7 +286,9 @@ def _one_by_one(y: Tensor, s: Tensor, nodes: Tensor, log_masses: Tensor) -> tupl
     log_p, step = [], []
     size = max(1, _BLOCK // len(nodes))
     for rows, ratio in zip(y.split(size), s.split(size), strict=True):
-        log_joint = log_masses - (torch.cdist(rows, nodes, compute_mode="donot_use_mm_for_euclid_dist") / ratio) ** 2 / 2
+        log_joint = (
+            log_masses - (torch.cdist(rows, nodes, compute_mode="donot_use_mm_for_euclid_dist") / ratio) ** 2 / 2
+        )
         log_p.append(log_joint.logsumexp(1))
         step.append(torch.softmax(log_joint, 1) @ nodes - rows)
     return torch.cat(log_p), torch.cat(step)
