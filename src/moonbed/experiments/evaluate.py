@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from moonbed._lazy import lazy_import
-from moonbed.component import SpecError
 from moonbed.diffusion import Denoiser, Exact
 from moonbed.diffusion.denoisers import Rescheduled
 from moonbed.diffusion.density import Density
@@ -55,10 +54,7 @@ def denoiser_of(experiment: Experiment, weights: Weights, device: str, guide: We
 
 def exact_of(experiment: Experiment) -> Denoiser:
     """The exact denoiser in the place of the network. Raises `SpecError` where there is none."""
-    if not experiment.has_score:
-        raise SpecError([("training", "the exact denoiser is known for independent normal noise, and for denoisers")])
-    if experiment.guide is not None:
-        raise SpecError([("guidance", "AutoGuidance has no exact counterpart: nothing says how bad the guide is")])
+    experiment.replace(exact=True)
     target, schedule = experiment.training.target, experiment.schedule or experiment.training.schedule
     plain = Exact(target, schedule)
     if experiment.label is None:

@@ -22,6 +22,7 @@ from moonbed.experiments.evaluate import (
     askable_of,
     denoiser_of,
     evaluate,
+    exact_of,
     exploded,
     generate,
     network_of,
@@ -202,7 +203,7 @@ def _complete(
     metrics = [Metric.parse(spec) for spec in questions]
     store = Store(root)
     for k, group in enumerate(groups):  # teachers and guides, whoever else waits for them
-        for training in dict.fromkeys(t for e in group for t in (*_teachers(e.training), *_guides(e))):
+        for training in dict.fromkeys(t for e in group for t in _first(e)):
             with store.lock(training):
                 store.training(training).sweep()
                 yield from ((k, event) for _, event in _train(store, [training], device, ahead))
@@ -210,7 +211,9 @@ def _complete(
         for training in sorted((group[0].training for group in groups), key=lambda t: t.id):
             locks.enter_context(store.lock(training))
             store.training(training).sweep()
-        yield from _train(store, [group[0].training for group in groups], device, ahead)
+        wanted = [(k, group[0].training) for k, group in enumerate(groups) if any(not e.exact for e in group)]
+        for k, event in _train(store, [training for _, training in wanted], device, ahead):
+            yield wanted[k][0], event
         for k, group in enumerate(groups):
             for experiment in group:
                 yield from ((k, event) for event in _sample(store, experiment, device))
@@ -222,8 +225,10 @@ def _teachers(training: Training) -> list[Training]:
     return [] if training.teacher is None else [*_teachers(training.teacher), training.teacher]
 
 
-def _guides(experiment: Experiment) -> list[Training]:
-    return [] if experiment.guide is None else [*_teachers(experiment.guide), experiment.guide]
+def _first(experiment: Experiment) -> list[Training]:
+    """What has to be trained before the experiment's own training: its teachers, and a guide with its own."""
+    found = [t for training in experiment.needs for t in (*_teachers(training), training)]
+    return [t for t in found if t != experiment.training]
 
 
 def trained(store: Store, training: Training, sigma_rel: float | None = None) -> dict[str, Tensor] | None:
@@ -243,6 +248,8 @@ def trained(store: Store, training: Training, sigma_rel: float | None = None) ->
 
 def denoiser_in(store: Store, experiment: Experiment, device: str) -> Denoiser | None:
     """What an experiment samples with, from the store; None where one of its trainings diverged."""
+    if experiment.exact:
+        return exact_of(experiment)
     weights = trained(store, experiment.training, experiment.sigma_rel)
     guide = trained(store, experiment.guide) if experiment.guide else None
     if weights is None or (experiment.guide and guide is None):
@@ -386,8 +393,8 @@ def _answer(
     records = [store.training(training).record() or {} for training in experiment.needs]
     common = {
         "experiment": experiment,
-        "parameters": records[0]["parameters"],
-        "training_seconds": records[0]["seconds"],
+        "parameters": records[0]["parameters"] if records else 0,
+        "training_seconds": records[0]["seconds"] if records else 0.0,
         "folder": str(folder.path),
     }
     for record in records:

@@ -165,6 +165,8 @@ class Experiment(Component):
     guidance: Guidance | None = None
     guide: Training | None = None
     """The worse network of `AutoGuidance`."""
+    exact: bool = False
+    """Whether the exact denoiser takes the place of the network, which then is not trained."""
     sigma_rel: PositiveFloat | None = None
     """Relative width of the average of the weights, reconstructed post hoc; None for that of the training."""
 
@@ -174,12 +176,15 @@ class Experiment(Component):
         training, name = self.training, type(self.sampler).__name__
         if training.objective.density != isinstance(self.sampler, Draw):
             yield "sampler", f"a density is sampled by Draw, and nothing else is, given {name}"
-        elif getattr(self.sampler, "needs_score", False) and not training.gaussian:
+        elif self.sampler.needs_score and not training.gaussian:
             yield "sampler", f"{name} needs a score, which there is for independent normal noise only"
         if training.objective.density and (self.schedule or self.guidance):
             yield "schedule", "a density has neither a schedule nor guidance"
         if self.sigma_rel is not None and not isinstance(training.averaging, PowerEMA):
             yield "sigma_rel", "needs the averaging PowerEMA, whose averages it is reconstructed from"
+        if self.exact and (not self.has_score or self.guide is not None):
+            why = "nothing says how bad a guide is" if self.guide else "that takes independent normal noise"
+            yield "exact", f"there is no exact denoiser: {why}"
         yield from self._check_label()
 
     def _check_label(self) -> Iterator[tuple[str, str]]:
@@ -188,6 +193,7 @@ class Experiment(Component):
             classes = training.classes
         except SpecError:
             return
+        classes = training.target.classes if self.exact else classes
         if self.label is not None and self.label not in range(classes):
             has = f"the labels 0 to {classes - 1}" if classes else "no labels: training.label_dropout is not set"
             yield "label", f"the network is told {has}, given {self.label}"
@@ -196,7 +202,7 @@ class Experiment(Component):
         if isinstance(guidance, CFG):
             if self.label is None:
                 yield "label", "CFG needs the label to guide to"
-            if not training.label_dropout:
+            if not (training.label_dropout or self.exact):
                 yield "training.label_dropout", "CFG needs a network trained with and without labels, as with 0.1"
         if self.guide is not None:
             if self.guide.classes != classes:
@@ -229,12 +235,14 @@ class Experiment(Component):
         if isinstance(self.guidance, CFG):
             from moonbed.targets.tilted import Tilted
 
-            return Tilted(target=target, label=self.label, scale=self.guidance.scale)
+            return Tilted(target=target, label=self.label, guidance=self.guidance.scale)
         return target.given(self.label)
 
     @property
     def needs(self) -> list[Training]:
         """The trainings whose networks are sampled with."""
+        if self.exact:
+            return []
         return [self.training] if self.guide is None else [self.training, self.guide]
 
     @property
