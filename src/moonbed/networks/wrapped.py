@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from moonbed.component import Positive, PositiveFloat
@@ -12,7 +13,17 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-class Conservative(Network):
+class Wrapped(Network):
+    """A network around another one, which has to be a field as well."""
+
+    network: Network = MLP()
+
+    def check(self) -> Iterator[tuple[str, str]]:
+        if self.network.density:
+            yield "network", f"should put out a field (n, dim), {type(self.network).__name__} puts out a density (n,)"
+
+
+class Conservative(Wrapped):
     """F = grad_x E of the energy E(x, c) = x . G(x, c), where `network` is G: F = G + (dG/dx)' x.
 
     A score is a gradient, what a network gives is not: its Jacobian need not be symmetric (Salimans & Ho, Should EBMs
@@ -25,15 +36,13 @@ class Conservative(Network):
     times.
     """
 
-    network: Network = MLP()
-
     def build(self, dim: int) -> nn.Module:
         from moonbed.networks._modules import ConservativeModule
 
         return ConservativeModule(self.network.build(dim))
 
 
-class FourierInput(Network):
+class FourierInput(Wrapped):
     """`network` sees [x, cos(2 pi B x), sin(2 pi B x)], B (count, dim) normal with standard deviation `scale`.
 
     Fourier features of the input (Tancik et al. 2020), for detail that a plain network learns late; their `scale` is
@@ -41,7 +50,6 @@ class FourierInput(Network):
     is part of the state dict. The inner network is built for dim + 2 count columns; the first dim of its output are F.
     """
 
-    network: Network = MLP()
     count: Positive = 16
     scale: PositiveFloat = 0.5
 
