@@ -391,7 +391,7 @@ def _answer(
 ) -> Iterator[Progress | Result]:
     folder = store.experiment(experiment)
     records = [store.training(training).record() or {} for training in experiment.needs]
-    common = {
+    common: dict[str, Any] = {
         "experiment": experiment,
         "parameters": records[0]["parameters"] if records else 0,
         "training_seconds": records[0]["seconds"] if records else 0.0,

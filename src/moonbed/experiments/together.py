@@ -53,7 +53,7 @@ def advance(
     Several trainings have one `shape` and stand at one step. They go one after the other where their network cannot be
     mapped, since it draws random numbers, for instance.
     """
-    if len(trainings) == 1 or not _maps(trainings[0], states[0]):
+    if len(trainings) == 1 or not (_alike(states) and _maps(trainings[0], states[0])):
         for k, (training, state) in enumerate(zip(trainings, states, strict=True)):
             try:
                 for _ in train(training, state, ahead):
@@ -69,6 +69,12 @@ def advance(
             if error is not None:
                 lost.add(members[k])
         members = [m for m in members if m not in lost]
+
+
+def _alike(states: Sequence[State]) -> bool:
+    """Whether what the networks keep beside their weights is the same in all of them."""
+    kept = [[buffer for _, buffer in sorted(state.network.named_buffers())] for state in states]
+    return all(torch.equal(a, b) for other in kept[1:] for a, b in zip(kept[0], other, strict=True))
 
 
 def _maps(training: Training, state: State) -> bool:
