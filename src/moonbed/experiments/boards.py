@@ -191,19 +191,24 @@ def within(sampler: Sampler, budget: int) -> Sampler | None:
     """The sampler with as many steps as a number of evaluations allows; None where it needs more for one step."""
     law, schedule = EightGaussians(), FAST.training.schedule
 
-    def cost(steps: int) -> int:
+    def cost(sampler: Sampler) -> int:
         counted = Counted(Exact(law, schedule))
         noise = Rng(0).stream("cost").normal((2, 2))
         try:
-            for _ in sampler.replace(steps=steps).trajectory(counted, noise, Rng(0).stream("sampler")):
+            for _ in sampler.trajectory(counted, noise, Rng(0).stream("sampler")):
                 pass
         except ValueError:
             return budget + 1
         return counted.evaluations
 
-    one = cost(1)
-    steps = 1 + (budget - one) // max(1, cost(2) - one)
-    return sampler.replace(steps=steps) if steps >= 1 and cost(steps) <= budget else None
+    if sampler.adaptive:
+        options = [sampler.replace(rtol=10.0**-k, atol=10.0**-k) for k in range(6)]
+        fits = [option for option in options if cost(option) <= budget]
+        return fits[-1] if fits else None
+    one = cost(sampler.replace(steps=1))
+    steps = 1 + (budget - one) // max(1, cost(sampler.replace(steps=2)) - one)
+    found = sampler.replace(steps=max(1, steps))
+    return found if cost(found) <= budget else None
 
 
 def objectives() -> Board:
@@ -309,7 +314,7 @@ def guidance() -> Board:
         for scale in scales
     }
     question = (
-        "Does classifier-free guidance draw from p(x|c)^w p(x)^(1-w)? Two moons with noise 0.2, one label; every column "
+        "Does classifier-free guidance draw from p(x|c)^w p(x)^(1-w)? Two moons with noise 0.2, one label; each column "
         "has a law of its own."
     )
     return Board("guidance", question, cells, (N50(), SlicedW1Law()), "learned, flow", across="scale w")
