@@ -403,7 +403,8 @@ def options_of(scheduler):
         ),
         ("DPMSolverMultistepScheduler", {"use_flow_sigmas": True, "flow_shift": 9.0}, VE(), "timesteps"),
         ("DDIMScheduler", {"thresholding": True}, Cosine(), "cannot be used here"),
-        ("PNDMScheduler", {"timestep_spacing": "trailing"}, SQUARED, "from the point that is all of a law"),
+        ("PNDMScheduler", {"timestep_spacing": "trailing"}, SQUARED, "of (one point|a law)"),
+        ("DDPMScheduler", {"variance_type": "fixed_large"}, Cosine(), "times the noise of the schedule"),
     ],
     ids=str,
 )
