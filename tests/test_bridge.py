@@ -60,7 +60,7 @@ def need(scheduler):
 
 def home(scheduler):
     """A schedule under which the scheduler runs."""
-    return SQUARED if scheduler == "UnCLIPScheduler" else Cosine()
+    return {"UnCLIPScheduler": SQUARED, "CosineDPMSolverMultistepScheduler": VE()}.get(scheduler, Cosine())
 
 
 def sample(sampler, schedule, stream="s", noise=NOISE, law=MOONS):
@@ -374,8 +374,8 @@ def test_options_that_move_the_noise_levels_keep_the_law(scheduler, options, ste
     if scheduler not in EXPORTED or not set(options) <= options_of(scheduler):
         pytest.skip("a later diffusers")
     sampler = Diffusers(scheduler=scheduler, steps=steps, options=options)
-    sampler.make(Cosine())
-    laws.sampler_has_the_law(sampler, Cosine(), MOONS, n=500)
+    sampler.make(DiffusersBetas())
+    laws.sampler_has_the_law(sampler, DiffusersBetas(), MOONS, n=500)
 
 
 def options_of(scheduler):
@@ -393,7 +393,7 @@ def options_of(scheduler):
         ("FlowMatchEulerDiscreteScheduler", {"stochastic_sampling": True}, Linear(), "not their mean"),
         ("FlowMatchEulerDiscreteScheduler", {"invert_sigmas": True}, Linear(), "data to noise"),
         ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True}, Linear(), "`mu` must be passed"),
-        ("FlowMatchEulerDiscreteScheduler", {"shift_terminal": 0.1}, Cosine(), "the schedule has 0.00314 to 318"),
+        ("FlowMatchEulerDiscreteScheduler", {"shift_terminal": 0.1}, VE(), "the schedule has 0.002 to 80"),
         ("EulerDiscreteScheduler", {"use_karras_sigmas": True, "sigma_max": 1e6}, Cosine(), "the schedule has"),
         (
             "DPMSolverMultistepScheduler",
@@ -403,7 +403,8 @@ def options_of(scheduler):
         ),
         ("DPMSolverMultistepScheduler", {"use_flow_sigmas": True, "flow_shift": 9.0}, VE(), "timesteps"),
         ("DDIMScheduler", {"thresholding": True}, Cosine(), "cannot be used here"),
-        ("PNDMScheduler", {"timestep_spacing": "trailing"}, SQUARED, "from the point that is all of a law"),
+        ("PNDMScheduler", {"timestep_spacing": "trailing"}, SQUARED, "of (one point|a law)"),
+        ("DDPMScheduler", {"variance_type": "fixed_large"}, Cosine(), "times the noise of the schedule"),
     ],
     ids=str,
 )
