@@ -177,6 +177,13 @@ def test_transport_of_a_shift_is_the_shift_and_on_a_line_scipys():
     assert value(W1(), a, None, b) == pytest.approx(wasserstein_distance(a[:, 0], b[:, 0]), rel=1e-6)
 
 
+def test_transport_in_the_units_of_the_law_as_it_is_described():
+    x, y, scale = normal(40), normal(40, 1), LAW.scale.numpy()
+    assert value(W2(raw=True), x, LAW, y) == pytest.approx(value(W2(), x * scale, None, y * scale))
+    with pytest.raises(MissingError, match=r"W2 raw .W2. needs the exact law"):
+        value(W2(raw=True), x, None, y)
+
+
 def test_transport_takes_some_points_of_many():
     x, y = normal(300), normal(300, 1)
     few = value(W2(points=50), x, None, y)

@@ -10,6 +10,7 @@ from moonbed.diffusion.path import normalised_path_energy, path_energy
 from moonbed.diffusion.schedules import Linear
 from moonbed.rng import Rng
 from moonbed.targets import Mixture
+from moonbed.targets.mixtures import EightGaussians
 
 SCHEDULE = Linear(margin=1e-6)
 MEAN = torch.tensor([2.0, -1.0], dtype=torch.float64)
@@ -76,3 +77,12 @@ def test_what_makes_no_sense_is_refused():
         with pytest.raises(ValueError, match="above 0"):
             normalised_path_energy(1.0, w2)
     assert normalised_path_energy(3.0, 2.0) == normalised_path_energy(5.0, 2.0) == 0.25
+
+
+def test_the_coordinates_of_the_flow_matching_literature():
+    """Eight Gaussians of radius 5 with covariance sqrt(0.1), in its coordinates, as the docstring says."""
+    target = EightGaussians(std=0.5623)
+    raw = target.mean + target.scale * target.mixture.centres
+    assert raw.norm(dim=1).numpy() == pytest.approx(5)
+    assert (target.scale * target.mixture.std).square().numpy() == pytest.approx(math.sqrt(0.1), rel=1e-3)
+    assert target.scale.numpy() == pytest.approx(math.sqrt(12.5 + 0.5623**2))

@@ -244,7 +244,10 @@ class EightGaussians(GaussianMixture):
 
     Radius 5 and variance 0.1 are those of the flow-matching literature (Tong et al., Improving and Generalizing
     Flow-Based Generative Models, 2024). The code that its numbers come from takes sqrt(0.1) as the *covariance*: for
-    that law write `std=0.5623`.
+    that law write `std=0.5623`. Its points are `scale * x`, where `scale` is sqrt(radius²/2 + std²), about 3.6, in both
+    coordinates. Its moons are 3 y - 1 with y = `mean + scale * x` of `TwoMoons` but for the noise: 0.2 U, with the same
+    U ~ U(0, 1) in both coordinates, which is no law of ours (`noise=0.0577` has its variance) and moves y by 0.1.
+    Distances and paths from the one to the other are those of the literature in these coordinates only.
     """
 
     radius: PositiveFloat = 5.0

@@ -47,7 +47,7 @@ OnAxes: TypeAlias = "Callable[[tuple[Tensor, ...]], Tensor]"
 
 
 class Grid(NamedTuple):
-    """Evenly spaced axes, one a coordinate; (I, J) masses of the nodes, the largest 1, J = 1 on a line; log of a unit."""
+    """Evenly spaced axes, one a coordinate; masses (I, J) of the nodes, the largest 1, J = 1 on a line; log of 1."""
 
     axes: tuple[Tensor, ...]
     masses: Tensor
@@ -203,10 +203,8 @@ class Quadrature:
 
     def _on(self, low: Tensor, high: Tensor, counts: list[int]) -> tuple[tuple[Tensor, ...], Tensor]:
         """Axes with so many nodes, and the log density (I, J) on them."""
-        axes = tuple(
-            torch.linspace(float(a), float(b), n, dtype=torch.float64)
-            for a, b, n in zip(low, high, counts, strict=True)
-        )
+        ends = zip(low.tolist(), high.tolist(), counts, strict=True)
+        axes = tuple(torch.linspace(a, b, n, dtype=torch.float64) for a, b, n in ends)
         if self._on_axes is not None:
             return axes, self._on_axes(axes)
         points = torch.cartesian_prod(*axes).reshape(-1, len(axes))
@@ -222,7 +220,7 @@ class Quadrature:
             axes, log_q = self._on(low, high, [_COARSE] * len(low))
             inside = log_q > log_q.max() - _DEPTH
             ends = []
-            for axis, seen in zip(axes, (inside.any(1), inside.any(0)), strict=False):
+            for seen in (inside.any(1), inside.any(0))[: len(axes)]:
                 places = torch.nonzero(seen).squeeze(1)
                 ends.append((int(places[0]) - 1, int(places[-1]) + 1))
             if all(first >= 0 and last < _COARSE for first, last in ends):
@@ -286,9 +284,8 @@ def _one_by_one(y: Tensor, s: Tensor, nodes: Tensor, log_masses: Tensor) -> tupl
     log_p, step = [], []
     size = max(1, _BLOCK // len(nodes))
     for rows, ratio in zip(y.split(size), s.split(size), strict=True):
-        log_joint = (
-            log_masses - (torch.cdist(rows, nodes, compute_mode="donot_use_mm_for_euclid_dist") / ratio) ** 2 / 2
-        )
+        distance = torch.cdist(rows, nodes, compute_mode="donot_use_mm_for_euclid_dist")
+        log_joint = log_masses - (distance / ratio) ** 2 / 2
         log_p.append(log_joint.logsumexp(1))
         step.append(torch.softmax(log_joint, 1) @ nodes - rows)
     return torch.cat(log_p), torch.cat(step)

@@ -38,14 +38,16 @@ __all__ = ["Tilted"]
 
 _DRAWS = 1 << 18  # proposals at once
 _LEAST = 1e-4  # proposals that must be accepted
+_LEAST_W = 0.4  # where a part's density counts to this power, exp(-300) of it may stand for less
 
 
 class Tilted(Target):
-    """p(x | label)^w p(x)^(1 - w), normalised, in the coordinates of `target` (so not of unit variance); w = `guidance`.
+    """p(x | label)^w p(x)^(1 - w), normalised, with w = `guidance`, in the coordinates of `target`: not standardised.
 
     Where the target has one label, or w is 0 or 1, that law itself. Else by quadrature in one or two dimensions, for
     laws whose density is smooth. Uniform laws have edges: there a label's boxes must not overlap those of others, and
-    all w > 0 give the label's own law. A point takes about one proposal where w > 1, up to 1/P(c) where w < 1.
+    all w > 0 give the label's own law. A point takes about one proposal where w > 1, up to 1/P(c) where w < 1. Raises
+    SpecError when it is first asked for a density that no grid can hold. Source: Ho and Salimans 2022.
     """
 
     target: Target = TwoMoons()
@@ -61,12 +63,8 @@ class Tilted(Target):
         if self.label not in range(classes):
             known = f"0 to {classes - 1}" if classes > 1 else "0 only"
             yield "label", f"{name} has the labels {known}, given {self.label}"
-        elif dim > 2 and not self._plain:
+        elif dim > 2 and classes > 1 and self.guidance not in (0, 1):
             yield "target", f"{name} has {dim} dimensions; the law is found by quadrature in at most 2"
-
-    @property
-    def _plain(self) -> bool:
-        return self.guidance in (0, 1) or self.target.classes == 1
 
     @cached_property
     def law(self) -> Law:
@@ -130,14 +128,15 @@ class Tilt:
     @cached_property
     def _quadrature(self) -> Quadrature:
         draws = self.sample(4096, Rng(0).stream("targets", "Tilted", "extent"))
-        plain = isinstance(self._whole, GaussianMixture) and isinstance(self._part, Mixture) and self._w > 0.4
-        return Quadrature(self._log_density, draws, self._on_axes if plain else None)
+        whole, part = self._whole, self._part
+        if not isinstance(whole, GaussianMixture) or not isinstance(part, Mixture) or self._w < _LEAST_W:
+            return Quadrature(self._log_density, draws)
 
-    def _on_axes(self, axes: tuple[Tensor, ...]) -> Tensor:
-        """The log density on a grid, where both are mixtures and w is not too small: see `_log_mixture`."""
-        assert isinstance(self._whole, GaussianMixture) and isinstance(self._part, Mixture)
-        log_p, log_part = (_log_mixture(mixture, axes) for mixture in (self._whole.mixture, self._part))
-        return log_p + self._w * (log_part - log_p)
+        def on_axes(axes: tuple[Tensor, ...]) -> Tensor:
+            log_p, log_part = (_log_mixture(mixture, axes) for mixture in (whole.mixture, part))
+            return log_p + self._w * (log_part - log_p)
+
+        return Quadrature(self._log_density, draws, on_axes)
 
     def _log_density(self, x: Tensor) -> Tensor:
         """(n,): log q + log Z."""
