@@ -1,0 +1,143 @@
+"""What an exported folder runs in place of Moonbed: a plain `Component`, the network as a model, the two pipelines.
+
+These classes are never used here but to look at what was exported: their source goes into the files of the folder,
+with that of the schedule, the prediction, the sampler and the network behind them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from torch import Tensor, nn
+
+from moonbed.diffusion.denoisers import Denoiser
+from moonbed.diffusion.diffusers_bridge import follow
+from moonbed.rng import Stream
+
+
+class Component(ABC):
+    """A configuration: each class below is a frozen dataclass. Its values were checked when it was exported."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+
+
+def built(data: Any, modules: Mapping[str, nn.Module]) -> Any:
+    """What a configuration in JSON stands for: an object of a class of this file, with its fields, or a value."""
+    if isinstance(data, list | tuple):
+        return tuple(built(value, modules) for value in data)
+    if not isinstance(data, Mapping):
+        return data
+    if "module" in data:
+        return modules[data["module"]]
+    fields = {key: built(value, modules) for key, value in data.items() if key != "type"}
+    if "type" not in data:
+        return fields
+    cls = globals()[data["type"]]
+    if issubclass(cls, Component):
+        return cls(**fields)
+    made = cls.__new__(cls)
+    vars(made).update(fields)
+    return made
+
+
+class MoonbedNetwork(ModelMixin, ConfigMixin):
+    """The raw network: F(x (n, dim), c_noise (n,) or (1,)) -> (n, dim)."""
+
+    @register_to_config  # type: ignore[untyped-decorator]
+    def __init__(self, dim: int, network: dict) -> None:
+        super().__init__()
+        self.module = built(network, {}).build(dim)
+
+    def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
+        """(n, dim): the output, before the prediction scales it."""
+        return self.module(x, c_noise)
+
+
+def settled(network: Any) -> Any:
+    """The network with its weights in memory of their own.
+
+    Those of a file that is mapped into memory may begin at any byte, and matrix products of them round otherwise.
+    """
+    for tensor in [*network.parameters(), *network.buffers()]:
+        tensor.data = tensor.data.clone()
+    return network
+
+
+class Sampling:
+    """What the pipelines share: the denoiser, and samples from a generator."""
+
+    config: Any
+    network: nn.Module
+    device: torch.device
+    register_modules: Any
+    register_to_config: Any
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """E[x_0 | x_t] as a function of x_t (n, dim) and the time t in [0, 1], 0 = data."""
+        return built(self.config.denoiser, {"network": self.network})
+
+    def trajectory(self, noise: Tensor, stream: Stream) -> Iterator[Tensor]:
+        """Yield the state (n, dim) after each step, from standard normal noise (n, dim); the last one is the sample."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def __call__(self, batch_size: int = 1, generator: torch.Generator | None = None) -> Tensor:
+        """(batch_size, dim): samples. A CPU `generator` gives the initial noise and then what the sampler draws."""
+        stream = Stream.over(generator or torch.default_generator)
+        noise = stream.normal((batch_size, self.config.dim)).to(self.device)
+        *_, x = self.trajectory(noise, stream)
+        return x
+
+
+class MoonbedPipeline(Sampling, DiffusionPipeline):
+    """A network, its prediction and schedule, and a sampler."""
+
+    def __init__(
+        self,
+        network: ModelMixin,
+        dim: int = 2,
+        denoiser: dict | None = None,
+        sampler: dict | None = None,
+        origin: dict | None = None,
+    ) -> None:
+        super().__init__()
+        self.register_modules(network=settled(network))
+        self.register_to_config(dim=dim, denoiser=denoiser, sampler=sampler, origin=origin)
+
+    def trajectory(self, noise: Tensor, stream: Stream) -> Iterator[Tensor]:
+        """Yield the state (n, dim) after each step, from standard normal noise (n, dim); the last one is the sample."""
+        yield from built(self.config.sampler, {}).trajectory(self.denoiser, noise, stream)
+
+
+class MoonbedSchedulerPipeline(Sampling, DiffusionPipeline):
+    """A network, its prediction and schedule, and a scheduler of diffusers as the sampler."""
+
+    scheduler: Any
+
+    def __init__(
+        self,
+        network: ModelMixin,
+        scheduler: SchedulerMixin,
+        dim: int = 2,
+        denoiser: dict | None = None,
+        steps: int = 1000,
+        origin: dict | None = None,
+    ) -> None:
+        super().__init__()
+        self.register_modules(network=settled(network), scheduler=scheduler)
+        self.register_to_config(dim=dim, denoiser=denoiser, steps=steps, origin=origin)
+
+    def trajectory(self, noise: Tensor, stream: Stream) -> Iterator[Tensor]:
+        """Yield the state (n, dim) after each step, from standard normal noise (n, dim); the last one is the sample."""
+        scheduler = self.scheduler.from_config(self.scheduler.config)  # one keeps what it has seen
+        scheduler.set_timesteps(self.config.steps)
+        yield from follow(scheduler, self.denoiser, noise, stream)
