@@ -95,8 +95,15 @@ def _slopes(denoiser: Denoiser, t: Tensor) -> dict[Schedule, Slopes]:
         if isinstance(value, Denoiser):
             out |= _slopes(value, t)
         elif isinstance(value, Schedule):
-            out[value] = make_fx(value.derivatives, tracing_mode="symbolic", _allow_non_fake_inputs=True)(t)
+            out[value] = _slope(value, t)
     return out
+
+
+def _slope(schedule: Schedule, t: Tensor) -> Slopes:
+    def derivatives(t: Tensor) -> tuple[Tensor, Tensor]:
+        return schedule.derivatives(t)
+
+    return make_fx(derivatives, tracing_mode="symbolic", _allow_non_fake_inputs=True)(t)
 
 
 @contextmanager
