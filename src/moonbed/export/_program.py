@@ -56,6 +56,9 @@ def torch_bytes(denoiser: Denoiser, dim: int, about: str) -> bytes:
     """A .pt2 file for `torch.export.load`, with `about` as its extra file moonbed.json."""
     out = io.BytesIO()
     program = _traced(denoiser, dim)
+    x, t = torch.linspace(-2, 2, 3 * dim).reshape(3, dim), torch.tensor([0.0, 0.4, 1.0], dtype=torch.float64)
+    if not torch.allclose(program.module()(x, t), denoiser(x, t), rtol=1e-6, atol=1e-6):
+        raise SpecError([("", "torch wrote the model down wrongly: its program gives other numbers")])
     torch.export.save(program, out, extra_files={"moonbed.json": about})
     return out.getvalue()
 

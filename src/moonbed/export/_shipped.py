@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from moonbed.diffusion.denoisers import Denoiser
 from moonbed.diffusion.diffusers_bridge import follow
+from moonbed.networks._modules import Conditioned
 from moonbed.rng import Stream
 
 
@@ -30,7 +31,10 @@ class Component(ABC):
 
 
 def built(data: Any, modules: Mapping[str, nn.Module]) -> Any:
-    """What a configuration in JSON stands for: an object of a class of this file, with its fields, or a value."""
+    """What a configuration in JSON stands for: an object of a class of this file, or a value.
+
+    Its fields are those of the constructor; `then` are attributes that are set on what it made.
+    """
     if isinstance(data, list | tuple):
         return tuple(built(value, modules) for value in data)
     if not isinstance(data, Mapping):
@@ -40,11 +44,9 @@ def built(data: Any, modules: Mapping[str, nn.Module]) -> Any:
     fields = {key: built(value, modules) for key, value in data.items() if key != "type"}
     if "type" not in data:
         return fields
-    cls = globals()[data["type"]]
-    if issubclass(cls, Component):
-        return cls(**fields)
-    made = cls.__new__(cls)
-    vars(made).update(fields)
+    then = fields.pop("then", {})
+    made = globals()[data["type"]](**fields)
+    vars(made).update(then)
     return made
 
 
@@ -61,12 +63,25 @@ class MoonbedNetwork(ModelMixin, ConfigMixin):
         return self.module(x, c_noise)
 
 
+class MoonbedConditionedNetwork(ModelMixin, ConfigMixin):
+    """The raw network of a model that is told more: F(x (n, dim + columns), c_noise (n,) or (1,)) -> (n, dim)."""
+
+    @register_to_config  # type: ignore[untyped-decorator]
+    def __init__(self, dim: int, columns: int, head: bool, network: dict) -> None:
+        super().__init__()
+        self.module = Conditioned(built(network, {}).build(dim + columns), dim, head)
+
+    def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
+        """(n, dim): the output, before the prediction scales it."""
+        return self.module(x, c_noise)
+
+
 def settled(network: Any) -> Any:
-    """The network with its weights in memory of their own.
+    """The network, if there is one, with its weights in memory of their own.
 
     Those of a file that is mapped into memory may begin at any byte, and matrix products of them round otherwise.
     """
-    for tensor in [*network.parameters(), *network.buffers()]:
+    for tensor in [] if network is None else [*network.parameters(), *network.buffers()]:
         tensor.data = tensor.data.clone()
     return network
 
@@ -75,7 +90,8 @@ class Sampling:
     """What the pipelines share: the denoiser, and samples from a generator."""
 
     config: Any
-    network: nn.Module
+    network: Any
+    guide: Any
     device: torch.device
     register_modules: Any
     register_to_config: Any
@@ -83,7 +99,10 @@ class Sampling:
     @property
     def denoiser(self) -> Denoiser:
         """E[x_0 | x_t] as a function of x_t (n, dim) and the time t in [0, 1], 0 = data."""
-        return built(self.config.denoiser, {"network": self.network})
+        modules = {"network": self.network.module}
+        if self.guide is not None:
+            modules["guide"] = self.guide.module
+        return built(self.config.denoiser, modules)
 
     def trajectory(self, noise: Tensor, stream: Stream) -> Iterator[Tensor]:
         """Yield the state (n, dim) after each step, from standard normal noise (n, dim); the last one is the sample."""
@@ -93,25 +112,32 @@ class Sampling:
     def __call__(self, batch_size: int = 1, generator: torch.Generator | None = None) -> Tensor:
         """(batch_size, dim): samples. A CPU `generator` gives the initial noise and then what the sampler draws."""
         stream = Stream.over(generator or torch.default_generator)
-        noise = stream.normal((batch_size, self.config.dim)).to(self.device)
-        *_, x = self.trajectory(noise, stream)
+        prior = built(self.config.prior, {})
+        noise = (
+            stream.normal((batch_size, self.config.dim)) if prior is None else prior.sample(batch_size, stream).float()
+        )
+        *_, x = self.trajectory(noise.to(self.device), stream)
         return x
 
 
 class MoonbedPipeline(Sampling, DiffusionPipeline):
     """A network, its prediction and schedule, and a sampler."""
 
+    _optional_components: ClassVar[list[str]] = ["guide"]
+
     def __init__(
         self,
         network: ModelMixin,
+        guide: ModelMixin | None = None,
         dim: int = 2,
         denoiser: dict | None = None,
         sampler: dict | None = None,
+        prior: dict | None = None,
         origin: dict | None = None,
     ) -> None:
         super().__init__()
-        self.register_modules(network=settled(network))
-        self.register_to_config(dim=dim, denoiser=denoiser, sampler=sampler, origin=origin)
+        self.register_modules(network=settled(network), guide=settled(guide))
+        self.register_to_config(dim=dim, denoiser=denoiser, sampler=sampler, prior=prior, origin=origin)
 
     def trajectory(self, noise: Tensor, stream: Stream) -> Iterator[Tensor]:
         """Yield the state (n, dim) after each step, from standard normal noise (n, dim); the last one is the sample."""
@@ -122,19 +148,22 @@ class MoonbedSchedulerPipeline(Sampling, DiffusionPipeline):
     """A network, its prediction and schedule, and a scheduler of diffusers as the sampler."""
 
     scheduler: Any
+    _optional_components: ClassVar[list[str]] = ["guide"]
 
     def __init__(
         self,
         network: ModelMixin,
         scheduler: SchedulerMixin,
+        guide: ModelMixin | None = None,
         dim: int = 2,
         denoiser: dict | None = None,
         steps: int = 1000,
+        prior: dict | None = None,
         origin: dict | None = None,
     ) -> None:
         super().__init__()
-        self.register_modules(network=settled(network), scheduler=scheduler)
-        self.register_to_config(dim=dim, denoiser=denoiser, steps=steps, origin=origin)
+        self.register_modules(network=settled(network), guide=settled(guide), scheduler=scheduler)
+        self.register_to_config(dim=dim, denoiser=denoiser, steps=steps, prior=prior, origin=origin)
 
     def trajectory(self, noise: Tensor, stream: Stream) -> Iterator[Tensor]:
         """Yield the state (n, dim) after each step, from standard normal noise (n, dim); the last one is the sample."""

@@ -4,6 +4,7 @@
     pipeline_<id>.py                        schedule, prediction, denoiser, sampler
     network/network_<id>.py                 the network
     network/config.json, network/diffusion_pytorch_model.safetensors
+    guide/...                               the same, where a worse network guides
     scheduler/scheduler_config.json         where the sampler is a scheduler of diffusers
     moonbed.json                            the experiment, and the way back to the target's own coordinates
     README.md                               how to load it
@@ -15,13 +16,14 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import inspect
 import json
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from moonbed._lazy import lazy_import
@@ -29,11 +31,13 @@ from moonbed.component import Component, SpecError
 from moonbed.diffusion import Denoiser
 from moonbed.diffusion.diffusers_bridge import Diffusers
 from moonbed.experiments.evaluate import denoiser_of
+from moonbed.experiments.spec import Training
 from moonbed.export.runs import Run, samples_from
 from moonbed.export.sources import Assembly, assemble
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor, nn
 else:
     torch = lazy_import("torch")
 
@@ -49,39 +53,81 @@ def folder_of(run: Run) -> dict[str, bytes]:
     """
     import diffusers
 
-    from moonbed.export import _shipped
-
-    experiment = run.experiment
-    training, sampler, about = experiment.training, experiment.sampler, run.about()
-    denoiser = denoiser_of(experiment, run.weights, "cpu")
-    native = not isinstance(sampler, Diffusers)
-    pipeline = _shipped.MoonbedPipeline if native else _shipped.MoonbedSchedulerPipeline
-    steps = {"sampler": sampler} if native else {}
-    used = [*_classes(denoiser), *_classes(sampler if native else None), pipeline]
-    run_by = assemble(used, _opening(run, "denoiser and sampler"), {Component: _shipped.Component})
-    used = [*_classes(training.network), _shipped.MoonbedNetwork]
-    network = assemble(used, _opening(run, "network"), {Component: _shipped.Component})
-
     version = {"_diffusers_version": diffusers.__version__}
-    names = {"pipeline": f"pipeline_{experiment.id}", "network": f"network_{experiment.id}"}
-    index: dict[str, Any] = {"_class_name": [names["pipeline"], pipeline.__name__], **version}
-    index |= {"network": [names["network"], "MoonbedNetwork"]}
-    files = {f"{names['pipeline']}.py": run_by.text.encode(), f"network/{names['network']}.py": network.text.encode()}
-    config = {"_class_name": "MoonbedNetwork", **version, "dim": training.target.dim}
-    files["network/config.json"] = _json(config | {"network": _described(training.network, network)})
-    files["network/diffusion_pytorch_model.safetensors"] = _weights(run)
-    if isinstance(sampler, Diffusers):
-        scheduler = sampler.make(training.schedule)
-        files["scheduler/scheduler_config.json"] = scheduler.to_json_string().encode()
-        index |= {"scheduler": ["diffusers", type(scheduler).__name__], "steps": sampler.steps}
-    index |= {key: _described(value, run_by) for key, value in steps.items()}
-    index |= {"dim": training.target.dim, "denoiser": _described(denoiser, run_by)}
+    denoiser = denoiser_of(run.experiment, run.weights, "cpu", run.guide)
+    modules = dict(zip(("network", "guide"), dict.fromkeys(_modules(denoiser)), strict=False))
+    index, files, packages = _pipeline(run, denoiser, modules)
+    index = {"_class_name": index.pop("_class_name"), **version, **index}
+    for (part, module), training in zip(modules.items(), run.experiment.needs, strict=True):
+        cls, config, assembly = _network(training, _opening(run, part))
+        name = f"{part}_{run.experiment.id}"
+        index[part] = [name, cls]
+        weights = {f"module.{key}": w.contiguous() for key, w in module.state_dict().items()}
+        files[f"{part}/{name}.py"] = assembly.text.encode()
+        files[f"{part}/config.json"] = _json({"_class_name": cls, **version, **config})
+        files[f"{part}/diffusion_pytorch_model.safetensors"] = _saved(weights)
+        packages |= assembly.packages
+    about = run.about()
     index["origin"] = {key: about[key] for key in ("id", "moonbed", "mean", "scale")}
     files["moonbed.json"] = _json(about)
-    files["README.md"] = _card(run, run_by.packages | network.packages).encode()
+    files["README.md"] = _card(run, packages).encode()
     files["model_index.json"] = _json(index)
     _check(run, files)
     return files
+
+
+def _pipeline(
+    run: Run, denoiser: Denoiser, modules: Mapping[str, nn.Module]
+) -> tuple[dict[str, Any], dict[str, bytes], frozenset[str]]:
+    """What is in `model_index.json` of all but the networks, the source file, and the packages that it imports."""
+    from moonbed.export import _shipped
+
+    training, sampler = run.experiment.training, run.experiment.sampler
+    values: dict[str, Any] = {"denoiser": denoiser, "prior": training.prior, "sampler": sampler}
+    index: dict[str, Any] = {}
+    files: dict[str, bytes] = {}
+    cls: type = _shipped.MoonbedPipeline
+    if isinstance(sampler, Diffusers):
+        del values["sampler"]
+        cls, scheduler = _shipped.MoonbedSchedulerPipeline, sampler.make(denoiser.schedule)
+        files["scheduler/scheduler_config.json"] = scheduler.to_json_string().encode()
+        index = {"scheduler": ["diffusers", type(scheduler).__name__], "steps": sampler.steps}
+    roots = [*(root for value in values.values() for root in _classes(value)), cls]
+    assembly = assemble(roots, _opening(run, "denoiser and sampler"), {Component: _shipped.Component})
+    name = f"pipeline_{run.experiment.id}"
+    files[f"{name}.py"] = assembly.text.encode()
+    described = {key: _described(value, assembly, modules) for key, value in values.items() if value is not None}
+    return (
+        {"_class_name": [name, cls.__name__], "dim": training.target.dim, **index, **described},
+        files,
+        assembly.packages,
+    )
+
+
+def _network(training: Training, opening: str) -> tuple[str, dict[str, Any], Assembly]:
+    """Class, configuration and source file of the model that builds a network as the training does."""
+    from moonbed.export import _shipped
+
+    columns, head = training.classes + training.objective.columns, training.objective.head
+    cls = _shipped.MoonbedConditionedNetwork if columns or head else _shipped.MoonbedNetwork
+    assembly = assemble([*_classes(training.network), cls], opening, {Component: _shipped.Component})
+    told = {"columns": columns, "head": head} if columns or head else {}
+    return (
+        cls.__name__,
+        {"dim": training.target.dim, **told, "network": _described(training.network, assembly)},
+        assembly,
+    )
+
+
+def _modules(denoiser: Denoiser) -> Iterator[nn.Module]:
+    """The networks of a denoiser; that of its training comes first."""
+    from torch import nn
+
+    for value in _fields(denoiser).values():
+        if isinstance(value, nn.Module):
+            yield value
+        elif isinstance(value, Denoiser):
+            yield from _modules(value)
 
 
 def _classes(value: Any) -> Iterator[type]:
@@ -96,33 +142,44 @@ def _classes(value: Any) -> Iterator[type]:
 
 
 def _fields(value: Component | Denoiser) -> dict[str, Any]:
-    if isinstance(value, Denoiser):
-        return dict(vars(value))
-    return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    """The arguments that would make a component or a denoiser again."""
+    if isinstance(value, Component):
+        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    names = [*inspect.signature(type(value)).parameters]
+    missing = [name for name in names if not hasattr(value, name)]
+    if missing:
+        raise SpecError([("", f"{type(value).__name__} keeps nothing under the name of its argument {missing[0]!r}")])
+    return {name: getattr(value, name) for name in names}
 
 
-def _described(value: Any, file: Assembly) -> Any:
+def _described(value: Any, file: Assembly, modules: Mapping[str, nn.Module] = MappingProxyType({})) -> Any:
     """Plain JSON from which the classes of the file build a value again: `built` of `_shipped`."""
     from torch import nn
 
     if isinstance(value, Component | Denoiser):
-        fields = {key: _described(inner, file) for key, inner in _fields(value).items()}
-        return {"type": file.name(type(value)), **fields}
+        fields = _fields(value)
+        out = {"type": file.name(type(value)), **{k: _described(v, file, modules) for k, v in fields.items()}}
+        if isinstance(value, Denoiser):
+            more = {k: v for k, v in vars(value).items() if k not in fields and isinstance(v, bool | int | float | str)}
+            out |= {"then": more} if more else {}
+        return out
     if isinstance(value, nn.Module):
-        return {"module": "network"}
+        return {"module": next(name for name, module in modules.items() if module is value)}
     if isinstance(value, list | tuple):
-        return [_described(inner, file) for inner in value]
+        return [_described(inner, file, modules) for inner in value]
     if isinstance(value, Mapping):
-        return {key: _described(inner, file) for key, inner in value.items()}
+        return {key: _described(inner, file, modules) for key, inner in value.items()}
+    if isinstance(value, str) and value and Path(value).is_file():
+        raise SpecError([("", f"what reads the file {value} cannot be exported")])
     if value is None or isinstance(value, str | int | float):
         return value
     raise SpecError([("", f"a {type(value).__name__} in a configuration cannot be exported, given {value!r}")])
 
 
-def _weights(run: Run) -> bytes:
+def _saved(weights: Mapping[str, Tensor]) -> bytes:
     from safetensors.torch import save
 
-    return save({f"module.{name}": w.contiguous() for name, w in run.weights.items()}, metadata={"format": "pt"})
+    return save(dict(weights), metadata={"format": "pt"})
 
 
 def _json(data: Any) -> bytes:
@@ -162,7 +219,7 @@ def _check(run: Run, files: Mapping[str, bytes]) -> None:
     """Load the folder here and hold a few samples against Moonbed's, bit for bit."""
     generator = torch.Generator()
     state = generator.get_state()
-    wanted = samples_from(run.experiment, run.weights, _CHECKED, generator)
+    wanted = samples_from(run.experiment, run.weights, _CHECKED, generator, guide=run.guide)
     generator.set_state(state)
     with tempfile.TemporaryDirectory() as path:
         for name, data in files.items():
@@ -183,15 +240,18 @@ def _loaded(folder: Path) -> Any:
     import diffusers
 
     index = json.loads((folder / "model_index.json").read_text())
-    (file, cls), (model_file, model) = index["_class_name"], index["network"]
-    with _module(folder / f"{file}.py") as ours, _module(folder / "network" / f"{model_file}.py") as theirs:
-        network = getattr(theirs, model).from_pretrained(folder / "network", low_cpu_mem_usage=False)
-        parts = {"network": network}
+    parts: dict[str, Any] = {}
+    with ExitStack() as stack:
+        for name, (file, cls) in ((key, index[key]) for key in ("network", "guide") if key in index):
+            module = stack.enter_context(_module(folder / name / f"{file}.py"))
+            parts[name] = getattr(module, cls).from_pretrained(folder / name, low_cpu_mem_usage=False)
         if "scheduler" in index:
             scheduler = getattr(diffusers, index["scheduler"][1])
             parts["scheduler"] = scheduler.from_pretrained(folder / "scheduler")
+        file, cls = index["_class_name"]
+        module = stack.enter_context(_module(folder / f"{file}.py"))
         fields = {key: value for key, value in index.items() if not key.startswith("_") and key not in parts}
-        return getattr(ours, cls)(**parts, **fields)
+        return getattr(module, cls)(**parts, **fields)
 
 
 @contextmanager

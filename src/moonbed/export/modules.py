@@ -111,6 +111,10 @@ class Module:
             raise SpecError([("", f"{self.name} binds {name} {how}, which cannot be exported")])
         return self._bound[name]
 
+    def is_constant(self, name: str) -> bool:
+        """Whether a global is bound by an assignment."""
+        return _is_assignment(self._bound.get(name))
+
     def alias(self, name: str) -> str | None:
         """The type behind `name = Annotated[type, ...]`, None for all else."""
         value = getattr(self._bound.get(name), "value", None)
@@ -202,7 +206,7 @@ def _is_ours(name: str) -> bool:
     return origin is not None and not {"site-packages", "dist-packages"} & set(Path(origin).parts)
 
 
-def _is_assignment(statement: ast.stmt) -> bool:
+def _is_assignment(statement: ast.stmt | None) -> bool:
     return isinstance(statement, ast.Assign | ast.AnnAssign)
 
 

@@ -16,6 +16,7 @@ from moonbed._lazy import lazy_import
 from moonbed.component import SpecError
 from moonbed.experiments.evaluate import denoiser_of, generate
 from moonbed.experiments.named import find_experiment
+from moonbed.experiments.run import trained
 from moonbed.experiments.spec import Experiment
 from moonbed.experiments.store import Folder, Store
 from moonbed.rng import Rng, Stream
@@ -37,7 +38,9 @@ FORMATS: Mapping[str, tuple[str, ...]] = {
     "npy": (".npy", ".json"),
 }
 """Name of a format -> the endings of its files, the main one first; a folder where there are none."""
-_KNOWN = frozenset({"training", "sampler", "n", "seed"})
+_KNOWN = frozenset(
+    {"training", "sampler", "n", "seed", "schedule", "label", "guidance", "guide", "sigma_rel"}
+)  # fields that say nothing of a model but by its denoiser, sampler and weights
 
 
 @dataclass(frozen=True)
@@ -50,9 +53,12 @@ class Run:
     @cached_property
     def weights(self) -> dict[str, Tensor]:
         """Those used for sampling. Raises `StoreError` where they are damaged."""
-        from safetensors.torch import load
+        return trained(self.store, self.experiment.training, self.experiment.sigma_rel) or {}
 
-        return load(self.store.training(self.experiment.training).file("weights.safetensors"))
+    @cached_property
+    def guide(self) -> dict[str, Tensor] | None:
+        """Those of the worse network, where there is one."""
+        return trained(self.store, self.experiment.guide) if self.experiment.guide else None
 
     def about(self) -> dict[str, Any]:
         """What goes with every file: which run it is, and the way back to the target's own coordinates."""
@@ -74,15 +80,14 @@ def find_run(text: str, store: Store) -> Run:
     Raises `SpecError` for what is unknown, ambiguous, unfinished or diverged, `StoreError` for what is damaged.
     """
     name, experiment = find_experiment(text, store)
-    folder = store.training(experiment.training)
-    record = folder.record()
-    if record is None:
-        raise SpecError([("", f"the training {experiment.training.id} of {name} is not finished in {store.root}")])
-    if record["status"] != "done":
-        raise SpecError(
-            [("", f"the training {experiment.training.id} of {name} {record['status']}: nothing to export")]
-        )
-    folder.verify()
+    for training in experiment.needs:
+        folder, what = store.training(training), f"the training {training.id} of {name}"
+        record = folder.record()
+        if record is None:
+            raise SpecError([("", f"{what} is not finished in {store.root}")])
+        if record["status"] != "done":
+            raise SpecError([("", f"{what} {record['status']}: there is nothing to export")])
+        folder.verify()
     return Run(experiment, store)
 
 
@@ -101,14 +106,19 @@ class _One(Rng):
 
 
 def samples_from(
-    experiment: Experiment, weights: Mapping[str, Tensor], n: int, generator: torch.Generator, device: str = "cpu"
+    experiment: Experiment,
+    weights: Mapping[str, Tensor],
+    n: int,
+    generator: torch.Generator,
+    device: str = "cpu",
+    guide: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
     """(n, dim): samples of an experiment whose random numbers come from a CPU generator.
 
     It gives the initial noise first and then what the sampler draws. An exported pipeline, called with a generator in
     the same state, returns the same bits on the same machine.
     """
-    *_, x = generate(experiment, denoiser_of(experiment, weights, device), device, _One(generator), n)
+    *_, x = generate(experiment, denoiser_of(experiment, weights, device, guide), device, _One(generator), n)
     return x
 
 
@@ -129,7 +139,9 @@ def export(run: Run, kind: str) -> dict[str, bytes]:
         return folder_of(run)
     from moonbed.export._program import onnx_bytes, torch_bytes
 
-    denoiser = denoiser_of(experiment, run.weights, "cpu")
+    if experiment.training.objective.density:
+        raise SpecError([("--format", f"a density is no denoiser: it cannot be exported as {kind}")])
+    denoiser = denoiser_of(experiment, run.weights, "cpu", run.guide)
     make = torch_bytes if kind == "torch" else onnx_bytes
     return {FORMATS[kind][0]: make(denoiser, experiment.training.target.dim, json.dumps(run.about()))}
 

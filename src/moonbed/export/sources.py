@@ -58,26 +58,36 @@ class _File:
         self.names: dict[Thing, str] = {}
 
     def take(self, place: Place) -> None:
-        """Put a global into the file: what it needs to be defined before it, what it needs to run behind it."""
+        """Put a global and all that it names into the file."""
+        later = [place]
+        while later:
+            later = [more for one in later for more in self._define(one)]
+
+    def _define(self, place: Place) -> list[Place]:
+        """Put a global into the file behind what it needs to be defined; what it needs to run is returned."""
         place = self._instead.get(place, place)
         if place in self._seen:
-            return
+            return []
         self._seen.add(place)
         self._call(place, place.name)
         piece = _Piece(place)
-        later = []
+        later: list[Place] = []
+        own: list[Place] = []
         for use, thing in piece.things():
             if isinstance(thing, Import):
                 self._call(thing, use.name)
-            elif use.annotation and module(thing.module).alias(thing.name) is None:
-                continue  # only its name is ever read
+            elif use.annotation and not module(thing.module).is_constant(thing.name):
+                continue  # only the name of a class is ever read
             elif use.eager:
-                self.take(thing)
+                later += self._define(thing)
             else:
-                later.append(thing)
+                own.append(thing)
+        if not piece.wide:  # a constant may call what it names
+            for thing in later:
+                self.take(thing)
+            later = []
         self._pieces.append(piece)
-        for thing in later:
-            self.take(thing)
+        return later + own
 
     def _call(self, thing: Thing, wanted: str) -> None:
         """Give a name to what has none."""
