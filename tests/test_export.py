@@ -14,6 +14,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save
 from small import tiny
 
 from moonbed import export as out
@@ -291,6 +292,28 @@ def test_the_source_of_all_members_of_a_kind(kind):
     finally:
         del sys.modules["exported_members"]
     assert "moonbed" not in set(file.packages)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "field"), [(Sampler, "sampler"), (Network, "training.network")])
+def test_every_member_gives_the_same_bits(tmp_path, kind, field):
+    """`folder_of` holds its samples against Moonbed's; here with weights that nobody trained."""
+    store, done = Store(tmp_path), []
+    for name, cls in members(kind).items():
+        steps = {"steps": 2} if kind is Sampler else {}
+        try:
+            experiment = tiny("fast", n=20).replace(**{field: {"type": name, **steps}})
+            generator = torch.Generator().manual_seed(0)
+            state = experiment.training.build().state_dict()
+            weights = {k: v + 0.2 * torch.randn(v.shape, generator=generator) for k, v in state.items()}
+            out.samples_from(experiment, weights, 2, generator)
+        except SpecError:  # densities, or too few steps for an adaptive one
+            continue
+        if not cls._plugin:
+            store.training(experiment.training).finish({"status": "done"}, {"weights.safetensors": save(weights)})
+            assert "model_index.json" in out.export(out.Run(experiment, store), "diffusers")
+            done.append(name)
+    assert {"DDIM", "Heun", "Diffusers", "MLP", "Residual"} & set(done)
 
 
 def test_what_cannot_leave_is_said():

@@ -17,7 +17,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from torch import Tensor, nn
 
 from moonbed.diffusion.denoisers import Denoiser
-from moonbed.diffusion.diffusers_bridge import follow
+from moonbed.diffusion.diffusers_bridge.bridge import follow
 from moonbed.networks._modules import Conditioned
 from moonbed.rng import Stream
 
@@ -157,16 +157,19 @@ class MoonbedSchedulerPipeline(Sampling, DiffusionPipeline):
         guide: ModelMixin | None = None,
         dim: int = 2,
         denoiser: dict | None = None,
+        convention: str = "",
         steps: int = 1000,
         prior: dict | None = None,
         origin: dict | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(network=settled(network), guide=settled(guide), scheduler=scheduler)
-        self.register_to_config(dim=dim, denoiser=denoiser, steps=steps, prior=prior, origin=origin)
+        told = {"convention": convention, "steps": steps}
+        self.register_to_config(dim=dim, denoiser=denoiser, prior=prior, origin=origin, **told)
 
     def trajectory(self, noise: Tensor, stream: Stream) -> Iterator[Tensor]:
         """Yield the state (n, dim) after each step, from standard normal noise (n, dim); the last one is the sample."""
         scheduler = self.scheduler.from_config(self.scheduler.config)  # one keeps what it has seen
-        scheduler.set_timesteps(self.config.steps)
-        yield from follow(scheduler, self.denoiser, noise, stream)
+        denoiser = self.denoiser
+        bound = globals()[self.config.convention](scheduler, denoiser.schedule, self.config.steps)
+        yield from follow(bound, denoiser, noise, stream)

@@ -24,12 +24,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import MappingProxyType, ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from moonbed._lazy import lazy_import
 from moonbed.component import Component, SpecError
 from moonbed.diffusion import Denoiser
 from moonbed.diffusion.diffusers_bridge import Diffusers
+from moonbed.diffusion.diffusers_bridge.table import convention_of
 from moonbed.experiments.evaluate import denoiser_of
 from moonbed.experiments.spec import Training
 from moonbed.export.runs import Run, samples_from
@@ -86,22 +87,23 @@ def _pipeline(
     values: dict[str, Any] = {"denoiser": denoiser, "prior": training.prior, "sampler": sampler}
     index: dict[str, Any] = {}
     files: dict[str, bytes] = {}
-    cls: type = _shipped.MoonbedPipeline
+    roots: list[type] = [_shipped.MoonbedPipeline]
     if isinstance(sampler, Diffusers):
         del values["sampler"]
-        cls, scheduler = _shipped.MoonbedSchedulerPipeline, sampler.make(denoiser.schedule)
+        scheduler = sampler.make(denoiser.schedule)
+        convention = convention_of(sampler.scheduler, type(scheduler), sampler.options)
+        roots = [cast(type, convention), _shipped.MoonbedSchedulerPipeline]
         files["scheduler/scheduler_config.json"] = scheduler.to_json_string().encode()
         index = {"scheduler": ["diffusers", type(scheduler).__name__], "steps": sampler.steps}
-    roots = [*(root for value in values.values() for root in _classes(value)), cls]
+    roots = [*(root for value in values.values() for root in _classes(value)), *roots]
     assembly = assemble(roots, _opening(run, "denoiser and sampler"), {Component: _shipped.Component})
+    if isinstance(sampler, Diffusers):
+        index["convention"] = assembly.name(roots[-2])
     name = f"pipeline_{run.experiment.id}"
     files[f"{name}.py"] = assembly.text.encode()
-    described = {key: _described(value, assembly, modules) for key, value in values.items() if value is not None}
-    return (
-        {"_class_name": [name, cls.__name__], "dim": training.target.dim, **index, **described},
-        files,
-        assembly.packages,
-    )
+    index |= {key: _described(value, assembly, modules) for key, value in values.items() if value is not None}
+    index = {"_class_name": [name, roots[-1].__name__], "dim": training.target.dim, **index}
+    return index, files, assembly.packages
 
 
 def _network(training: Training, opening: str) -> tuple[str, dict[str, Any], Assembly]:
