@@ -26,7 +26,7 @@ TINY = [
     "training.network.hidden=[16]",
 ]
 CHEAP = ["--metrics", "SlicedW1", "--draws", "2", "--jobs", "1", "--device", "cpu"]
-COMMANDS = ["run", "reproduce", "evaluate", "compare", "anatomy", "list", "show"]
+COMMANDS = ["run", "reproduce", "evaluate", "compare", "anatomy", "export", "list", "show"]
 
 
 @pytest.fixture(scope="module")

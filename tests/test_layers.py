@@ -24,6 +24,7 @@ ALLOWED = {
     **{pillar: GROUND | {pillar} for pillar in PILLARS},
     "laws": GROUND | PILLARS | {"laws"},
     "experiments": GROUND | PILLARS | {"experiments", ""},
+    "export": GROUND | PILLARS | {"experiments", "export", ""},
     "report": GROUND | PILLARS | {"experiments", "report", ""},
 }
 """Layer -> the layers of ours that it may import; "" is the package itself. What is not listed may import all."""

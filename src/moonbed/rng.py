@@ -55,6 +55,13 @@ class Stream:
         self._device = device
         self._generator: torch.Generator | None = None
 
+    @classmethod
+    def over(cls, generator: torch.Generator, device: str | torch.device = "cpu") -> Stream:
+        """The numbers that a CPU generator gives from where it stands, for a caller who has one."""
+        stream = cls(generator.initial_seed(), device)
+        stream._generator = generator
+        return stream
+
     @property
     def generator(self) -> torch.Generator:
         """The CPU `torch.Generator` behind the stream, for libraries that take one."""

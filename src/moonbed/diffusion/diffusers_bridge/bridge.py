@@ -75,11 +75,7 @@ class Diffusers(Sampler):
     def trajectory(self, denoiser: Denoiser, noise: Tensor, stream: Stream) -> Iterator[Tensor]:
         if self.options or self.scheduler not in TABLE:  # without options, the tests of the table are the proof
             self._prove(denoiser.schedule)
-        bound = self._bound(denoiser.schedule, self.steps)
-        x = noise * bound.start
-        for i, k in enumerate(bound.timesteps):
-            x = bound.step(denoiser, x, i, k, stream)
-            yield x
+        yield from follow(self._bound(denoiser.schedule, self.steps), denoiser, noise, stream)
 
     def _prove(self, schedule: Schedule) -> None:
         if problem := _rehearsed(self, schedule):
@@ -122,6 +118,14 @@ class Diffusers(Sampler):
         twice = [(n, "comes from the schedule of the training") for n in told & set(self.options)]
         if problems := sorted(unknown + twice):
             raise SpecError([(f"sampler.options.{n}", message) for n, message in problems])
+
+
+def follow(bound: Convention, denoiser: Denoiser, noise: Tensor, stream: Stream) -> Iterator[Tensor]:
+    """Yield the state (n, dim) after each step of a scheduler."""
+    x = noise * bound.start
+    for i, k in enumerate(bound.timesteps):
+        x = bound.step(denoiser, x, i, k, stream)
+        yield x
 
 
 class Astray(ValueError):
