@@ -85,6 +85,9 @@ COUNTERPARTS = [
     _onto_least(UniPC(points=1), "UniPCMultistepScheduler", solver_order=1),
     _onto_least(UniPC(points=2), "UniPCMultistepScheduler", solver_order=2),
     _onto_least(UniPC(points=3), "UniPCMultistepScheduler", solver_order=3),
+    _onto_least(
+        UniPC(points=3, corrector=False), "UniPCMultistepScheduler", solver_order=3, disable_corrector=[*range(37)]
+    ),
     *(
         _onto_least(DEIS(points=k, variable="logrho"), "DEISMultistepScheduler", solver_order=k, solver_type="logrho")
         for k in (1, 2, 3)
@@ -99,6 +102,12 @@ COUNTERPARTS = [
 ]
 
 WORDS = {
+    "Churn": "its Heun adds no noise, and is Churn with s_churn = 0",
+    "DPMSolver2M": "it has eta = 0 and eta = 1 alone",
+    "DPMSolver3M": "its third order has half of D''/2, and eta = 0 and eta = 1 alone",
+    "DDIM": "it is compared at eta = 0 and eta = 1",
+    "DDPM": "its fixed_large adds noise at the last timestep too, unless that is 0",
+    "DEIS": "it knows the polynomial in log(sigma/alpha) alone",
     "Euler": "its Euler is in sigma/alpha, and that is DDIM; ours is in t",
     "Heun": "its Heun is in sigma/alpha, and that is Churn with s_churn = 0; ours is in t",
     "Midpoint": "its KDPM2 takes the middle of log sigma and steps in sigma/alpha; ours is in t",
