@@ -16,7 +16,7 @@ from moonbed.experiments.presets import FAST
 
 PAGE = (Path(__file__).parents[1] / "docs" / "yours.md").read_text(encoding="utf-8")
 FILES = {re.match(r"# (\w+\.py)\n", code)[1]: code for code in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)}
-RIGHT = [name for name in FILES if name != "too_far.py"]
+RIGHT = [name for name in FILES if name != "mixed_up.py"]
 TINY = ["training.steps=20", "n=50", "--draws", "2", "--metrics", "SlicedW1", "--jobs", "1", "--json"]
 
 
@@ -89,8 +89,8 @@ def test_what_the_page_shows_runs(on_shelf, name):
 
 @pytest.mark.slow
 def test_what_the_page_prints_is_what_is_printed(on_shelf):
-    code, out, _ = on_shelf("check", "too_far.py")
-    shown = re.search(r"\$ moonbed check too_far\.py\n(.*?)```", PAGE, re.DOTALL)[1]
+    code, out, _ = on_shelf("check", "mixed_up.py")
+    shown = re.search(r"\$ moonbed check mixed_up\.py\n(.*?)```", PAGE, re.DOTALL)[1]
     assert code == 1
     assert shown.split() == out.split()
 
@@ -251,9 +251,9 @@ def test_a_comparison_names_a_trial_by_its_class(shelf, monkeypatch, tmp_path):
     from moonbed.experiments.named import find_experiment
     from moonbed.experiments.store import Store
 
-    shutil.copy(shelf / "midpoint.py", tmp_path)
+    shutil.copy(shelf / "ralston.py", tmp_path)
     monkeypatch.chdir(tmp_path)
-    _, found = find_experiment("midpoint.py:Midpoint", Store(tmp_path))
-    assert type(found.sampler).__name__ == "Midpoint"
-    with pytest.raises(SpecError, match="known: fast, fast, Midpoint"):
-        find_experiment("midpoint.py:Midpont", Store(tmp_path))
+    _, found = find_experiment("ralston.py:Ralston", Store(tmp_path))
+    assert type(found.sampler).__name__ == "Ralston"
+    with pytest.raises(SpecError, match="known: fast, fast, Ralston"):
+        find_experiment("ralston.py:Ralstn", Store(tmp_path))

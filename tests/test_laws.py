@@ -113,9 +113,12 @@ def test_close_says_what_is_wrong():
 
 
 def test_a_schedule_whose_snr_rises_somewhere():
-    class Rises(Cosine):
+    class Rises(Schedule):
+        def alpha(self, t):
+            return 1.01 - t
+
         def sigma(self, t):
-            return super().sigma(t) * (1 - 0.3 * torch.exp(-(((t - 0.5) / 0.05) ** 2)))
+            return (0.01 + t) * (1 - 0.5 * torch.exp(-(((t - 0.5) / 0.05) ** 2)))
 
     found = broken(Rises())
     message = found["The signal-to-noise ratio falls strictly in t."]
@@ -376,7 +379,7 @@ def test_a_sampler_of_the_wrong_order():
 
     found = laws.verdict(laws.checks.sampler_converges, Half())
     assert not found.holds
-    assert re.fullmatch(r"errors shrink with the order [01]\.\d+, not 2", found.message)
+    assert re.search(r"declares order 2; from 48 steps on it is [01]\.\d+", found.message)
 
 
 def test_samplers_that_end_elsewhere(monkeypatch):
@@ -411,7 +414,7 @@ def test_a_sampler_without_an_end():
             while True:
                 yield noise
 
-    assert set(broken(Endless()).values()) == {"2 steps yield 10,000 states and go on"}
+    assert set(broken(Endless()).values()) == {"2 steps yield 10,002 states and more"}
 
 
 # Metrics

@@ -32,6 +32,9 @@ class Sampler(Component):
     adaptive: ClassVar[bool] = False
     """Whether it chooses its steps itself; `steps` then is the most that it may take."""
 
+    flow_map: ClassVar[bool] = False
+    """Whether it takes the denoiser for a flow map: with an exact E[x_0 | x_t] its samples have another law."""
+
     @property
     def order(self) -> int | None:
         """Global order in the step of the log SNR, weak where noise is drawn; None where none is claimed."""

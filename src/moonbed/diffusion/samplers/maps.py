@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from moonbed.diffusion.denoisers import Denoiser
 from moonbed.diffusion.samplers.base import SpacedSampler
@@ -24,6 +24,8 @@ class Renoise(SpacedSampler):
     Exactly `steps` evaluations, at all times of the spacing but the last. For consistency models: an x0_hat that is the
     mean of what x_t may come from makes samples that are too narrow, however many the steps.
     """
+
+    flow_map: ClassVar[bool] = True
 
     @property
     def needs_score(self) -> bool:
