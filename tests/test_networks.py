@@ -173,7 +173,9 @@ class TestDensityLaws:
         """log q(x) = log N(z) - log |dx/dz| for the x that z becomes."""
         module, z = build(network, seed=3), Rng(0).stream("z").normal((7, 2))
         x = module.draw(z).detach()
-        jacobian = torch.stack([torch.autograd.functional.jacobian(lambda r: module.draw(r[None])[0], row) for row in z])
+        jacobian = torch.stack(
+            [torch.autograd.functional.jacobian(lambda r: module.draw(r[None])[0], row) for row in z]
+        )
         wanted = -z.square().sum(1) / 2 - math.log(2 * math.pi) - torch.linalg.slogdet(jacobian)[1]
         torch.testing.assert_close(module(x, T).detach(), wanted, rtol=1e-3, atol=1e-3)
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from moonbed import laws
-from moonbed.component import SpecError, members
-from moonbed.diffusion import Learned, Objective, Prediction
+from moonbed.component import members
+from moonbed.diffusion import Learned, Prediction
 from moonbed.diffusion.data import Data, Rows
 from moonbed.diffusion.diffusers_bridge import DiffusersBetas
 from moonbed.diffusion.objectives import Denoising
@@ -14,7 +14,6 @@ from moonbed.diffusion.regressions import Drawn, ExactMean, StableTarget
 from moonbed.diffusion.schedules import Cosine
 from moonbed.diffusion.times import Discrete, Uniform
 from moonbed.diffusion.weights import P2
-from moonbed.experiments import Training
 from moonbed.rng import Rng
 from moonbed.targets.curves import TwoMoons
 
