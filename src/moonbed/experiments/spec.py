@@ -75,20 +75,20 @@ class Training(Component):
             teacher = None if self.teacher is None else self.teacher.target.dim
         except SpecError:  # data that are elsewhere: said where they are used
             return
-        plain = isinstance(self.objective, Denoising) and self.objective.regression.drawn
-        regressed = type(self.objective.regression).__name__ if isinstance(self.objective, Denoising) else ""
+        regression = getattr(self.objective, "regression", None)
+        regressed = "" if regression is None or regression.drawn else type(regression).__name__
         name = type(self.target).__name__
         if self.prior is not None:
             if prior != dim:
                 yield "prior", f"should have {dim} dimensions as {name} has, given {prior}"
-            if not plain and regressed:
+            if regressed:
                 yield "prior", f"{regressed} knows the law of x_0 given x_t for normal noise only"
         if self.label_dropout is not None:
             if classes < 2:
                 yield "label_dropout", f"{name} has no labels"
             elif type(self.target).dataset is not Target.dataset:
                 yield "label_dropout", f"the data set of {name} comes without labels"
-            if not plain and regressed:
+            if regressed:
                 yield "label_dropout", f"{regressed} does not know the law of x_0 given x_t and the label"
             if self.teacher is not None:
                 yield "label_dropout", "a teacher is followed without labels"
@@ -108,6 +108,8 @@ class Training(Component):
             yield "should have the schedule of the training: its steps are followed there"
         if self.teacher.prior != self.prior:
             yield "should have the prior of the training: its flow starts there"
+        if self.teacher.label_dropout == 0:
+            yield "is followed without labels, so it should be trained without them too, as with label_dropout=0.1"
 
     @property
     def rng(self) -> Rng:
@@ -200,6 +202,8 @@ class Experiment(Component):
         if self.label is not None and self.label not in range(classes):
             has = f"the labels 0 to {classes - 1}" if classes else "no labels: training.label_dropout is not set"
             yield "label", f"the network is told {has}, given {self.label}"
+        if self.label is None and training.label_dropout == 0 and not self.exact:
+            yield "label", "the network was always told one (training.label_dropout=0): say which to sample"
         if (self.guide is not None) != (guidance is not None and guidance.other):
             yield "guide", "a worse training for AutoGuidance, which needs one; nothing else uses it"
         if isinstance(guidance, CFG):
