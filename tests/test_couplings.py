@@ -96,10 +96,8 @@ def test_rows_are_assigned_block_by_block():
 
 def test_sinkhorn_lies_between_the_best_and_none():
     (x0, x1, _), (_, best) = joined(MinibatchOT())
-    costs = [cost(x0, best)]
-    for reg in (0.01, 0.1, 1.0):
-        costs.append(cost(*joined(MinibatchOT(method="sinkhorn", reg=reg))[1]))
-    costs.append(cost(x0, x1))
+    between = [joined(MinibatchOT(method="sinkhorn", reg=reg))[1] for reg in (0.01, 0.1, 1.0)]
+    costs = [cost(*pair) for pair in ((x0, best), *between, (x0, x1))]
     assert costs == sorted(costs)
     assert costs[1] < 1.3 * costs[0]
 
