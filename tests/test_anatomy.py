@@ -90,7 +90,7 @@ def test_bad_questions(tmp_path):
     with pytest.raises(SpecError, match="at least 2"):
         taken(tiny(), tmp_path, repeats=1)
     with pytest.raises(SpecError, match="ExactMean already"):
-        taken(tiny(training__objective={"type": "Objective", "regression": "ExactMean"}), tmp_path)
+        taken(tiny(training__objective={"type": "Denoising", "regression": "ExactMean"}), tmp_path)
 
 
 def test_a_training_that_diverges_is_a_failure(tmp_path):

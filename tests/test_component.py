@@ -36,6 +36,7 @@ from moonbed.component import (
     parse_overrides,
 )
 from moonbed.diffusion import Objective, Sampler, Schedule
+from moonbed.diffusion.objectives import Denoising
 from moonbed.diffusion.samplers import DDIM, Heun, UniformTime
 from moonbed.networks import Network
 from moonbed.networks.mlp import MLP
@@ -161,17 +162,28 @@ def values(hint):
 
 @st.composite
 def anything(draw, cls):
-    """A member with any of its fields changed; one that `check` refuses does not count."""
+    """A member with any of its fields changed; those that `check` refuses together keep their defaults."""
     given, hints, defaults = {}, typing.get_type_hints(cls, include_extras=True), _defaults(cls)
     for part in dataclasses.fields(cls):
         if defaults[part.name] is dataclasses.MISSING or draw(st.booleans()):
             given[part.name] = draw(values(hints[part.name]))
-    try:
-        return cls(**given)
-    except SpecError as error:
-        checked = {place for place, _ in cls.check(types.SimpleNamespace(**_defaults(cls) | given))}
-        assume(not {place for place, _ in error.problems} <= checked)
-        raise
+    while True:
+        try:
+            return cls(**given)
+        except SpecError as error:
+            if error.problems != [*unchecked(cls, given).check()]:
+                raise
+            refused = {place.split(".")[0] for place, _ in error.problems}
+        free = [name for name in given if defaults[name] is not dataclasses.MISSING]
+        given = {name: given[name] for name in given if name not in (refused.intersection(free) or free[:1])}
+
+
+def unchecked(cls, given):
+    """A member that nothing was asked of."""
+    out = object.__new__(cls)
+    for name, value in (_defaults(cls) | given).items():
+        object.__setattr__(out, name, value)
+    return out
 
 
 def _defaults(cls):
@@ -655,12 +667,13 @@ def test_a_concrete_kind_is_its_own_member():
     assert Car.parse({"type": "Car", "name": "a"}) == Car(name="a")
 
 
-def test_a_plugin_below_a_concrete_kind_does_not_hide_it(load):
-    stored = Objective().spec()
-    module = load("from moonbed.diffusion import Objective\n\n\nclass Mine(Objective):\n    extra: float = 1.0\n")
-    assert Objective.parse(stored) == Objective()
+def test_a_plugin_below_a_concrete_member_does_not_hide_it(load):
+    stored = Denoising().spec()
+    text = "from moonbed.diffusion.objectives import Denoising\n\n\nclass Mine(Denoising):\n    extra: float = 1.0\n"
+    module = load(text)
+    assert Objective.parse(stored) == Denoising()
     assert Objective.parse("Mine") == module.Mine()
-    assert Objective().replace(**{"weight": "P2"}).weight.k == 1.0
+    assert Denoising().replace(**{"weight": "P2"}).weight.k == 1.0
 
 
 def test_abstract_classes_are_no_members():

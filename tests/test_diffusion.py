@@ -1,4 +1,4 @@
-"""Schedules, predictions, objectives and samplers against the laws, the textbook and diffusers."""
+"""Predictions and denoisers against the laws and the textbook."""
 
 import pytest
 import torch

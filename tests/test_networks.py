@@ -1,5 +1,7 @@
 """Networks: the published sizes, zero at the start, and their formulas by hand."""
 
+import math
+
 import pytest
 import torch
 from diffusers.models.embeddings import GaussianFourierProjection, get_timestep_embedding
@@ -27,6 +29,7 @@ NETWORKS = [
     Conservative(network=FourierInput(network=MLP(hidden=(16, 16)))),
     FourierInput(network=Residual(width=16, blocks=1), count=3, scale=2.0),
 ]
+DENSITIES = [cls() for cls in members(Network).values() if cls.density]
 X = Rng(0).stream("x").normal((7, 2))
 T = Rng(0).stream("t").uniform((7,))
 
@@ -135,6 +138,46 @@ class TestLaws:
         module, other = shaken(network), build(network, seed=5)
         other.load_state_dict(module.state_dict())
         assert torch.equal(other(X, T), module(X, T))
+
+
+@pytest.mark.parametrize("network", DENSITIES, ids=lambda n: type(n).__name__)
+class TestDensityLaws:
+    @pytest.mark.parametrize("dim", [1, 2, 5])
+    def test_any_dimension(self, network, dim):
+        x = Rng(0).stream("x").normal((7, dim))
+        assert build(network, dim)(x, T).shape == (7,)
+        assert build(network, dim).draw(x).shape == (7, dim)
+
+    def test_rows_are_independent(self, network):
+        module = build(network)
+        rows = torch.cat([module(X[i : i + 1], T[i : i + 1]) for i in range(7)])
+        torch.testing.assert_close(module(X, T), rows, rtol=1e-4, atol=1e-5)
+
+    def test_the_noise_level_is_not_looked_at(self, network):
+        module = build(network)
+        assert torch.equal(module(X, T), module(X, T + 0.1))
+
+    def test_weights_come_from_the_global_generator(self, network):
+        a, b, c = (build(network, seed=seed).state_dict() for seed in (0, 0, 1))
+        assert all(torch.equal(a[k], b[k]) for k in a)
+        assert any(not torch.equal(a[k], c[k]) for k in a)
+
+    def test_the_density_has_mass_one(self, network):
+        module, side = build(network), torch.linspace(-8, 8, 321)
+        grid = torch.cartesian_prod(side, side)
+        with torch.no_grad():
+            mass = module(grid, grid.new_zeros(len(grid))).exp().sum() * float(side[1] - side[0]) ** 2
+        assert float(mass) == pytest.approx(1, abs=5e-3)
+
+    def test_the_density_is_that_of_the_samples(self, network):
+        """log q(x) = log N(z) - log |dx/dz| for the x that z becomes."""
+        module, z = build(network, seed=3), Rng(0).stream("z").normal((7, 2))
+        x = module.draw(z).detach()
+        jacobian = torch.stack(
+            [torch.autograd.functional.jacobian(lambda r: module.draw(r[None])[0], row) for row in z]
+        )
+        wanted = -z.square().sum(1) / 2 - math.log(2 * math.pi) - torch.linalg.slogdet(jacobian)[1]
+        torch.testing.assert_close(module(x, T).detach(), wanted, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from moonbed.component import SpecError, kinds, members
-from moonbed.diffusion.objectives import ExactMean
+from moonbed.diffusion.regressions import ExactMean
 from moonbed.experiments import PRESETS, Experiment, Training
 from moonbed.experiments.presets import BUDGETS, CHANGES, PUBLISHED, ROWS, preset, published
 from moonbed.experiments.reproduce import plan

@@ -167,11 +167,11 @@ def test_a_training_that_was_cut_off_goes_on_to_the_same_bits(tmp_path, monkeypa
 
 @pytest.mark.parametrize("at", [1, 99, 150, 250])
 def test_an_interrupt_in_the_middle_of_a_block_keeps_a_state_that_resumes_identically(tmp_path, monkeypatch, at):
-    from moonbed.diffusion import Objective
+    from moonbed.diffusion.objectives import Denoising
 
     experiment = tiny("ema", training__steps=300, n=20)
     go(experiment, tmp_path / "whole")
-    real, count = Objective.loss, []
+    real, count = Denoising.loss, []
 
     def loss(self, *args):
         count.append(1)
@@ -180,7 +180,7 @@ def test_an_interrupt_in_the_middle_of_a_block_keeps_a_state_that_resumes_identi
         return real(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Objective, "loss", loss)
+        patch.setattr(Denoising, "loss", loss)
         with pytest.raises(KeyboardInterrupt):
             go(experiment, tmp_path / "cut")
     kept = Store(tmp_path / "cut").training(experiment.training).load_checkpoint()

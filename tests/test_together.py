@@ -80,7 +80,7 @@ def test_they_go_on_from_where_they_stopped():
     together(OTHER[:2], resumed)
     for a, b in zip(whole, resumed, strict=True):
         assert torch.equal(a.vector, b.vector)
-        assert torch.equal(a.average, b.average)
+        assert torch.equal(a.averages, b.averages)
 
 
 def test_blocks_prepared_ahead_are_the_same():

@@ -12,7 +12,7 @@ from safetensors.torch import load, save
 from small import finished, tiny
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from moonbed.diffusion import Objective
+from moonbed.diffusion.objectives import Denoising
 from moonbed.experiments.averaging import EMA
 from moonbed.experiments.optimizers import AdamW, WarmupCosine
 from moonbed.experiments.train import Diverged, State, train
@@ -27,19 +27,19 @@ def equal(a: dict, b: dict) -> bool:
 
 def spied(monkeypatch, change=lambda loss, k: loss):
     """The points of all blocks, and the losses of all steps; `change(loss, step)` puts another loss in its place."""
-    points, losses, examples, real = [], [], Objective.examples, Objective.loss
+    points, losses, examples, real = [], [], Denoising.examples, Denoising.loss
 
-    def drawn(self, prediction, schedule, x0, source, stream):
-        points.append(x0.clone())
-        return examples(self, prediction, schedule, x0, source, stream)
+    def drawn(self, prediction, schedule, rows, data, stream):
+        points.append(rows.x0.clone())
+        return examples(self, prediction, schedule, rows, data, stream)
 
     def loss(self, network, batch):
         out = change(real(self, network, batch), len(losses) + 1)
         losses.append(float(out.detach().mean()))
         return out
 
-    monkeypatch.setattr(Objective, "examples", drawn)
-    monkeypatch.setattr(Objective, "loss", loss)
+    monkeypatch.setattr(Denoising, "examples", drawn)
+    monkeypatch.setattr(Denoising, "loss", loss)
     return points, losses
 
 
@@ -53,10 +53,12 @@ def path(steps: int) -> list[list[torch.Tensor]]:
 
 
 def averaged(ema: EMA, weights: list[list[torch.Tensor]]) -> list[torch.Tensor]:
-    average = [w.clone() for w in weights[0]]
-    for step, now in enumerate(weights[1:], 1):
-        ema.update(average, now, step)
-    return average
+    averages, *after = (torch.cat([w.reshape(-1) for w in now]) for now in weights)
+    averages = averages[None].clone()
+    for step, now in enumerate(after, 1):
+        ema.update(averages, now, step)
+    parts = averages[0].split([w.numel() for w in weights[0]])
+    return [part.view(w.shape) for part, w in zip(parts, weights[0], strict=True)]
 
 
 @pytest.mark.parametrize("decay", [0.999, 0.5])
@@ -95,11 +97,11 @@ def test_the_average_of_a_training_is_that_of_diffusers(monkeypatch):
     judge = EMAModel(state.weights, decay=0.999)
     for _ in train(training, state):
         judge.step(state.weights)
-    for got, wanted in zip(state.parts(state.average), judge.shadow_params, strict=True):
+    for got, wanted in zip(state.parts(state.averages[0]), judge.shadow_params, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
     names = [name for name, _ in state.network.named_parameters()]
     sampled = state.weights_for_sampling()
-    assert all(torch.equal(sampled[n], a) for n, a in zip(names, state.parts(state.average), strict=True))
+    assert all(torch.equal(sampled[n], a) for n, a in zip(names, state.parts(state.averages[0]), strict=True))
     assert not all(torch.equal(sampled[n], w) for n, w in zip(names, state.weights, strict=True))
 
 
@@ -120,7 +122,8 @@ def by_hand(training, steps: int, betas: str = "linear") -> dict[str, torch.Tens
     scheduler = DDPMScheduler(num_train_timesteps=1000, beta_schedule=betas)
     order = rng.stream("epoch", 0).permutation(training.points)
     stream = rng.stream("block", 0)
-    all_timesteps = stream.integers(1000, (steps * training.batch,)).split(training.batch)
+    u = stream.uniform((steps * training.batch,), torch.float64)
+    all_timesteps = (1000 * u).long().split(training.batch)
     all_eps = stream.normal((steps * training.batch, training.target.dim)).split(training.batch)
     for step, (timesteps, eps) in enumerate(zip(all_timesteps, all_eps, strict=True)):
         x0 = data[order[step * training.batch : (step + 1) * training.batch]]
@@ -329,6 +332,6 @@ def test_a_thread_that_fails_says_why(monkeypatch):
     def broken(*args):
         raise ZeroDivisionError("in the objective")
 
-    monkeypatch.setattr(Objective, "examples", broken)
+    monkeypatch.setattr(Denoising, "examples", broken)
     with pytest.raises(ZeroDivisionError, match="in the objective"):
         list(train(tiny().training, State(tiny().training), ahead=True))

@@ -153,11 +153,19 @@ class Rescheduled(Denoiser):
         return Rescheduled(self.inner.given(label), self.schedule)
 
     def combine(self, x_t: Tensor, t: Tensor, w_x: Tensor | float, w_d: Tensor | float) -> Tensor:
-        theirs = self.inner.schedule
-        own = theirs.time(self.schedule.logsnr(t))
-        size = theirs.alpha(own) ** 2 + theirs.sigma(own) ** 2
-        scale = torch.sqrt(size / (self.schedule.alpha(t) ** 2 + self.schedule.sigma(t) ** 2))
+        own, scale = self._own(t)
         return self.inner.combine(column(scale, x_t) * x_t, own, w_x / scale, w_d)
+
+    def jump(self, x_t: Tensor, t: float | Tensor, u: float | Tensor) -> Tensor:
+        (own, size), (end, end_size) = self._own(_time(t)), self._own(_time(u))
+        return self.inner.jump(column(size, x_t) * x_t, own, end) / column(end_size, x_t)
+
+    def _own(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The inner denoiser's time of a noise ratio, and how much larger x_t is there."""
+        theirs, mine = self.inner.schedule, self.schedule
+        own = theirs.time(mine.logsnr(t))
+        size = theirs.alpha(own) ** 2 + theirs.sigma(own) ** 2
+        return own, torch.sqrt(size / (mine.alpha(t) ** 2 + mine.sigma(t) ** 2))
 
 
 class Exact(Denoiser):

@@ -77,6 +77,9 @@ class Consistency(Objective):
     first_gap: Gap = 0.5
     last_gap: Gap = 0.0625
 
+    def check(self) -> Iterator[tuple[str, str]]:
+        yield from _only_plain(self.times)
+
     @abstractmethod
     def before(self, path: Path, schedule: Schedule, data: Data, stream: Stream) -> Tensor:
         """(n, dim): the point at u on the path through x_t at t."""
@@ -159,6 +162,10 @@ class AverageVelocity(Objective):
     """Objectives whose network is a `FlowMap`; the prediction is `Velocity`."""
 
     columns: ClassVar[int] = 1
+    times: Times = Uniform()
+
+    def check(self) -> Iterator[tuple[str, str]]:
+        yield from _only_plain(self.times)
 
     def denoiser(self, network: nn.Module, prediction: Prediction, schedule: Schedule, classes: int) -> Denoiser:
         return FlowMap(network, prediction, schedule, classes)
@@ -191,11 +198,11 @@ class Shortcut(AverageVelocity):
     """
 
     row_type: ClassVar[type] = ShortcutRows
-    times: Times = Uniform()
     bootstrap: Fraction = 0.25
     steps: Positive = 128
 
     def check(self) -> Iterator[tuple[str, str]]:
+        yield from super().check()
         if self.steps < 2 or self.steps & (self.steps - 1):
             yield "steps", f"should be a power of two, at least 2, given {self.steps}"
 
@@ -254,7 +261,6 @@ class MeanFlow(AverageVelocity):
     """
 
     row_type: ClassVar[type] = MeanFlowRows
-    times: Times = Uniform()
     instant: Fraction = 0.5
     power: NonNegative = 0.0
     c: PositiveFloat = 1e-3
@@ -285,6 +291,11 @@ class MeanFlow(AverageVelocity):
         wanted = (velocity - span[:, None] * rate).detach()
         error = (out - wanted).square().mean(-1)
         return error / (error.detach() + self.c) ** self.power
+
+
+def _only_plain(times: Times) -> Iterator[tuple[str, str]]:
+    if not times.plain:
+        yield "times", f"{type(times).__name__} draws in a way of its own, which is for Denoising"
 
 
 def _with_rate(f: Callable[[Tensor], Tensor], t: Tensor) -> tuple[Tensor, Tensor]:

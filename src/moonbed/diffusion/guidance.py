@@ -11,8 +11,9 @@ the tilted law p(x|c)^w p(x)^(1-w) only roughly, even with exact denoisers, and 
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from moonbed._lazy import lazy_import
 from moonbed.component import Component, NonNegative
@@ -30,12 +31,14 @@ __all__ = ["Guidance", "Guided"]
 class Guidance(Component):
     """How much, and at which noise ratios sigma/alpha. A `scale` of 1 is none."""
 
-    other: ClassVar[bool] = False
-    """Whether weak is another network; else it is the same one without the label."""
-
     scale: NonNegative = 2.0
     low: NonNegative = 0.0
     high: NonNegative | None = None
+
+    @property
+    @abstractmethod
+    def other(self) -> bool:
+        """Whether weak is another network; else it is the same one without the label."""
 
     def check(self) -> Iterator[tuple[str, str]]:
         if self.high is not None and self.high <= self.low:
@@ -49,11 +52,17 @@ class Guidance(Component):
 class CFG(Guidance):
     """Classifier-free guidance, with `low` or `high` in an interval. Aims at p(x|c)^scale p(x)^(1-scale)."""
 
+    @property
+    def other(self) -> bool:
+        return False
+
 
 class AutoGuidance(Guidance):
     """Guidance by a worse network, the experiment's `guide`. Aims at what both were trained on, p(x|c) or p(x)."""
 
-    other = True
+    @property
+    def other(self) -> bool:
+        return True
 
 
 class Guided(Denoiser):
@@ -64,12 +73,17 @@ class Guided(Denoiser):
         self.schedule, self.gaussian, self.posterior = strong.schedule, strong.gaussian, strong.posterior
 
     def combine(self, x_t: Tensor, t: Tensor, w_x: Tensor | float, w_d: Tensor | float) -> Tensor:
+        strong, more = self.strong.combine(x_t, t, w_x, w_d), self._more(t).to(x_t)
+        return strong + more * (strong - self.weak.combine(x_t, t, w_x, w_d)) if more.any() else strong
+
+    def jump(self, x_t: Tensor, t: float | Tensor, u: float | Tensor) -> Tensor:
+        strong, more = self.strong.jump(x_t, t, u), self._more(torch.as_tensor(t, dtype=torch.float64)).to(x_t)
+        return strong + more * (strong - self.weak.jump(x_t, t, u)) if more.any() else strong
+
+    def _more(self, t: Tensor) -> Tensor:
+        """(n, 1) or (1, 1): scale - 1 where there is guidance, 0 elsewhere."""
         ratio = torch.exp(-self.schedule.logsnr(t) / 2)
         inside = ratio >= self.guidance.low
         if self.guidance.high is not None:
             inside = inside & (ratio <= self.guidance.high)
-        strong = self.strong.combine(x_t, t, w_x, w_d)
-        if not inside.any():
-            return strong
-        more = (self.guidance.scale - 1) * inside.double().reshape(-1, 1).to(x_t)
-        return strong + more * (strong - self.weak.combine(x_t, t, w_x, w_d))
+        return (self.guidance.scale - 1) * inside.double().reshape(-1, 1)

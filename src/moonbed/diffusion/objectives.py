@@ -158,7 +158,7 @@ class Denoising(Regressing):
         x, c_noise, target, weight = examples
         out = network(x, c_noise)
         error, u = (out[:, :-1] - target).square().mean(-1), out[:, -1]
-        return weight * error * torch.exp(-u) + u
+        return weight * (error * torch.exp(-u) + u)  # the weight is how seldom the time is drawn
 
     def problems(self, prediction: Prediction, teacher: bool) -> Iterator[tuple[str, str]]:
         if self.coupling.teacher != teacher:

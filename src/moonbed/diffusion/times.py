@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from annotated_types import Ge, Le
 
@@ -29,6 +29,9 @@ __all__ = ["Times"]
 
 class Times(Component):
     """A distribution of training times in [0, 1]. A member gives `quantile`."""
+
+    plain: ClassVar[bool] = True
+    """Whether times are the quantiles of independent uniform numbers, and their losses are taken as they are."""
 
     @abstractmethod
     def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
@@ -97,9 +100,11 @@ class Mode(Times):
 class LowDiscrepancy(Times):
     """Another distribution in strata: of every `rows` rows, one u in each of as many equal parts (Kingma et al. 2021).
 
-    Each time is distributed as before; a batch covers the noise levels evenly, so its loss varies less.
+    Parts come in the order of multiples of the golden ratio, so that a batch of any size covers the noise levels evenly
+    and its loss varies less.
     """
 
+    plain = False
     times: Times = Uniform()
     rows: Positive = 512
 
@@ -109,8 +114,11 @@ class LowDiscrepancy(Times):
     def draw(self, n: int, schedule: Schedule, stream: Stream) -> tuple[Tensor, Tensor | float]:
         blocks = -(-n // self.rows)
         shift = stream.uniform((blocks, 1), torch.float64)
-        u = (shift + torch.arange(self.rows, dtype=torch.float64)) / self.rows
-        return self.times.quantile(u.reshape(-1)[:n] % 1, schedule), 1.0
+        u = (shift + _order(self.rows)) / self.rows
+        return self.times.quantile(u.reshape(-1)[:n], schedule), 1.0
+
+    def check(self) -> Iterator[tuple[str, str]]:
+        yield from _only_plain(self.times)
 
 
 class Stepwise(Times):
@@ -119,8 +127,14 @@ class Stepwise(Times):
     So the mean of the loss stays what it is under `times`, and only its variance changes (importance sampling).
     """
 
+    plain = False
     times: Times = Uniform()
     mass: tuple[PositiveFloat, ...] = (1.0,)
+
+    def check(self) -> Iterator[tuple[str, str]]:
+        yield from _only_plain(self.times)
+        if not self.mass:
+            yield "mass", "should have at least one part"
 
     def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
         return self._both(u, schedule)[0]
@@ -145,12 +159,14 @@ class Adaptive(Times):
     of the draws goes evenly to all parts. Losses are divided by how often they are drawn, so the objective stays.
     """
 
+    plain = False
     times: Times = Uniform()
     parts: Positive = 32
     probe: Positive = 2048
     even: Fraction = 0.1
 
     def check(self) -> Iterator[tuple[str, str]]:
+        yield from _only_plain(self.times)
         if self.probe % self.parts:
             yield "probe", f"should be a multiple of parts ({self.parts}), given {self.probe}"
         if self.even == 0:
@@ -160,16 +176,27 @@ class Adaptive(Times):
         return self.times.quantile(u, schedule)
 
     def strata(self) -> Times:
-        """Times for `probe` rows, in the order of the parts."""
+        """Times for `probe` rows, as many in each part."""
         return LowDiscrepancy(times=self.times, rows=self.probe)
 
     def adapted(self, losses: Tensor) -> Times:
         """The distribution that the losses (probe,) at `strata` ask for."""
-        size = losses.double().reshape(self.parts, -1).square().mean(1).sqrt()
+        by_part = losses.double()[_order(self.probe).argsort()].reshape(self.parts, -1)
+        size = by_part.square().mean(1).sqrt()
         if not (size.isfinite().all() and size.sum() > 0):
             return self.times  # the training is about to be found diverged, or perfect
         mass = (1 - self.even) * size / size.sum() + self.even / self.parts
         return Stepwise(times=self.times, mass=tuple(mass.tolist()))
+
+
+def _order(n: int) -> Tensor:
+    """(n,) int64: 0 to n - 1, of which any consecutive ones are spread evenly."""
+    return (torch.arange(n, dtype=torch.float64) * (math.sqrt(5) - 1) / 2 % 1).argsort().argsort()
+
+
+def _only_plain(times: Times) -> Iterator[tuple[str, str]]:
+    if not times.plain:
+        yield "times", f"{type(times).__name__} draws in a way of its own: give a plain distribution"
 
 
 def _normal(u: Tensor) -> Tensor:

@@ -71,41 +71,45 @@ class Training(Component):
     def _check_laws(self) -> Iterator[tuple[str, str]]:
         try:
             dim, classes = self.target.dim, self.target.classes
+            prior = None if self.prior is None else self.prior.dim
+            teacher = None if self.teacher is None else self.teacher.target.dim
         except SpecError:  # data that are elsewhere: said where they are used
             return
-        plain = isinstance(self.objective, Denoising) and self.objective.regression.drawn
-        regressed = type(self.objective.regression).__name__ if isinstance(self.objective, Denoising) else ""
+        regression = getattr(self.objective, "regression", None)
+        regressed = "" if regression is None or regression.drawn else type(regression).__name__
         name = type(self.target).__name__
         if self.prior is not None:
-            if self.prior.dim != dim:
-                yield "prior", f"should have {dim} dimensions as {name} has, given {self.prior.dim}"
-            if not plain and regressed:
+            if prior != dim:
+                yield "prior", f"should have {dim} dimensions as {name} has, given {prior}"
+            if regressed:
                 yield "prior", f"{regressed} knows the law of x_0 given x_t for normal noise only"
         if self.label_dropout is not None:
             if classes < 2:
                 yield "label_dropout", f"{name} has no labels"
             elif type(self.target).dataset is not Target.dataset:
                 yield "label_dropout", f"the data set of {name} comes without labels"
-            if not plain and regressed:
+            if regressed:
                 yield "label_dropout", f"{regressed} does not know the law of x_0 given x_t and the label"
             if self.teacher is not None:
                 yield "label_dropout", "a teacher is followed without labels"
             if self.objective.density:
                 yield "label_dropout", "a density is told no labels"
-        for problem in self._check_teacher(dim):
+        if teacher not in (None, dim):
+            yield "teacher", f"should have {dim} dimensions, given {teacher}"
+        for problem in self._check_teacher():
             yield "teacher", problem
 
-    def _check_teacher(self, dim: int) -> Iterator[str]:
+    def _check_teacher(self) -> Iterator[str]:
         if self.teacher is None:
             return
-        if self.teacher.target.dim != dim:
-            yield f"should have {dim} dimensions, given {self.teacher.target.dim}"
         if self.teacher.objective.density:
             yield "should be a denoiser, given a density"
         if self.teacher.schedule != self.schedule:
             yield "should have the schedule of the training: its steps are followed there"
         if self.teacher.prior != self.prior:
             yield "should have the prior of the training: its flow starts there"
+        if self.teacher.label_dropout == 0:
+            yield "is followed without labels, so it should be trained without them too, as with label_dropout=0.1"
 
     @property
     def rng(self) -> Rng:
@@ -190,13 +194,16 @@ class Experiment(Component):
     def _check_label(self) -> Iterator[tuple[str, str]]:
         training, guidance = self.training, self.guidance
         try:
-            classes = training.classes
+            classes, dim = training.classes, training.target.dim
+            guided = None if self.guide is None else (self.guide.classes, self.guide.target.dim)
         except SpecError:
             return
         classes = training.target.classes if self.exact else classes
         if self.label is not None and self.label not in range(classes):
             has = f"the labels 0 to {classes - 1}" if classes else "no labels: training.label_dropout is not set"
             yield "label", f"the network is told {has}, given {self.label}"
+        if self.label is None and training.label_dropout == 0 and not self.exact:
+            yield "label", "the network was always told one (training.label_dropout=0): say which to sample"
         if (self.guide is not None) != (guidance is not None and guidance.other):
             yield "guide", "a worse training for AutoGuidance, which needs one; nothing else uses it"
         if isinstance(guidance, CFG):
@@ -204,11 +211,11 @@ class Experiment(Component):
                 yield "label", "CFG needs the label to guide to"
             if not (training.label_dropout or self.exact):
                 yield "training.label_dropout", "CFG needs a network trained with and without labels, as with 0.1"
-        if self.guide is not None:
-            if self.guide.classes != classes:
-                yield "guide", f"should be told {classes} labels as the training is, given {self.guide.classes}"
-            if self.guide.target.dim != training.target.dim:
-                yield "guide", f"should have {training.target.dim} dimensions, given {self.guide.target.dim}"
+        if guided is not None:
+            if guided[0] != classes:
+                yield "guide", f"should be told {classes} labels as the training is, given {guided[0]}"
+            if guided[1] != dim:
+                yield "guide", f"should have {dim} dimensions, given {guided[1]}"
 
     def shifted(self, by: int) -> Experiment:
         """The experiment with all seeds of trainings, those of its teachers and guide too, moved by a number."""
