@@ -25,7 +25,7 @@ ALLOWED = {
     "laws": GROUND | PILLARS | {"laws"},
     "experiments": GROUND | PILLARS | {"experiments", ""},
     "export": GROUND | PILLARS | {"experiments", "export", ""},
-    "report": GROUND | PILLARS | {"experiments", "report", ""},
+    "report": GROUND | PILLARS | {"laws", "experiments", "report", ""},
 }
 """Layer -> the layers of ours that it may import; "" is the package itself. What is not listed may import all."""
 

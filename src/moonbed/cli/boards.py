@@ -47,7 +47,7 @@ def board(
         if path:
             check_writable(path.parent)
     if name == "order":
-        return _order(markdown, csv, json)
+        return _order(markdown, csv, json, quiet)
     chosen = find(name)
     if rows is not None:
         chosen = chosen.only([row.strip() for row in rows.split(",")])
@@ -69,5 +69,29 @@ def board(
     return status(list(found.results.values()), failures)
 
 
-def _order(markdown: Path | None, csv: Path | None, json: bool) -> int:
+def _order(markdown: Path | None, csv: Path | None, json: bool, quiet: bool) -> int:
+    """Order of convergence of every native sampler on an exact denoiser, in theory and measured."""
+    from moonbed import laws
+    from moonbed.diffusion.schedules import VE
+    from moonbed.experiments.workers import Progress
+    from moonbed.report import boards as report
+    from moonbed.report.progress import Bars
+    from moonbed.report.tables import csv_text
+    from moonbed.targets.mixtures import EightGaussians
+
+    samplers, rows = laws.natives(), []
+    target, schedule = EightGaussians(std=2.5), VE(sigma_min=0.3, sigma_max=300.0)  # smooth, and few e-foldings
+    with Bars(quiet) as bars:
+        for k, sampler in enumerate(samplers, 1):
+            rows += laws.order_table([sampler], schedule, target, 64)
+            bars.show("order", Progress("samplers", k, len(samplers)))
+    lines = report.order_lines(rows)
+    if csv:
+        write_text(csv, csv_text(lines))
+    if markdown:
+        write_text(markdown, report.order_markdown(lines))
+    if json:
+        print_json({"board": "order", "cells": lines})
+    else:
+        print_table(report.order_rich(lines))
     return 0

@@ -24,6 +24,7 @@ from moonbed.cli.output import (
 )
 from moonbed.cli.parsing import (
     all_kinds,
+    boards,
     at_least,
     check_writable,
     chosen_jobs,
@@ -180,7 +181,7 @@ def list_(kind: str | None = None, /, *, store: StoreOption = STORE, json: JsonO
         moonbed list sampler
         moonbed list runs --json
     """
-    sections: dict[str, dict[str, str]] = {"presets": preset_changes(), "suites": suites()}
+    sections: dict[str, dict[str, str]] = {"presets": preset_changes(), "suites": suites(), "boards": boards()}
     sections |= {name.lower(): summaries(k) for name, k in all_kinds().items()}
     if kind is not None:
         plural = {name.rstrip("s"): name for name in [*sections, "runs"]}

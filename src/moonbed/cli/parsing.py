@@ -43,6 +43,16 @@ def suites() -> dict[str, str]:
     return {name: ", ".join(dict.fromkeys(type(m).__name__ for m in suite)) for name, suite in SUITES.items()}
 
 
+def boards() -> dict[str, str]:
+    """Name of a board -> what it asks."""
+    import inspect
+
+    from moonbed.experiments.boards import BOARDS
+
+    asked = {name: (inspect.getdoc(make) or "").split("\n", 1)[0] for name, make in BOARDS.items()}
+    return {"order": "Order of convergence of every native sampler, and diffusers beside it.", **asked}
+
+
 def stored_runs(store: Path) -> dict[str, str]:
     """Id of a finished experiment -> what came of it."""
     from moonbed.experiments.store import Store

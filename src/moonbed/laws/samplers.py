@@ -9,9 +9,10 @@ in it. A Gaussian cannot tell everything: two-sample tests on the law of a curve
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -234,4 +235,22 @@ def order_table(samplers: Sequence[Sampler], schedule: Schedule, target: Target,
                 measured = None
         weak = draws(sampler, schedule) > 0
         rows.append(OrderRow(sampler, weak, sampler.order, measured, a_step, *beside(sampler)))
+    return rows
+
+
+def natives() -> list[Sampler]:
+    """Each of our samplers as it is by default, and with its noise, other orders and variables."""
+    from moonbed.component import members
+
+    rows: list[Sampler] = []
+    for name, cls in members(Sampler).items():
+        if not cls.__module__.startswith("moonbed.diffusion.samplers"):
+            continue
+        fields = {f.name for f in dataclasses.fields(cls)}
+        changes: list[dict[str, Any]] = [{}]
+        changes += [{"eta": 1.0}] * ("eta" in fields)
+        changes += [{"points": k} for k in (1, 2, 3)] if "points" in fields else []
+        changes += [{"halved": False}] * ("halved" in fields) + [{"s_churn": 0.0}] * ("s_churn" in fields)
+        changes += [{"variable": "logrho"}] * ("variable" in fields)
+        rows += dict.fromkeys(Sampler.parse({"type": name, **change}) for change in changes)
     return rows

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from moonbed.report.tables import csv_text, finite, flat, floor, measured, notes, within_floor
@@ -10,7 +10,9 @@ from moonbed.report.tables import csv_text, finite, flat, floor, measured, notes
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from moonbed.component import Component
     from moonbed.experiments.boards import Filled, Place
+    from moonbed.laws.samplers import OrderRow
     from moonbed.metrics import Metric
 
 __all__ = ["board_csv", "board_json", "board_markdown", "board_tables"]
@@ -106,3 +108,56 @@ def board_json(filled: Filled) -> dict[str, Any]:
 def board_csv(filled: Filled) -> str:
     """Long form: one line a cell and metric."""
     return csv_text(board_json(filled)["cells"])
+
+
+def order_lines(rows: Iterable[OrderRow]) -> list[dict[str, Any]]:
+    """One dict a sampler, with every number unrounded."""
+    return [
+        {
+            "sampler": named(row.sampler),
+            "kind": "weak" if row.weak else "deterministic",
+            "order": row.order,
+            "measured": row.measured,
+            "evaluations_a_step": row.evaluations,
+            "difference_from_diffusers": row.difference,
+            "diffusers": row.words,
+        }
+        for row in rows
+    ]
+
+
+def named(component: Component) -> str:
+    """The name of a component, and what of it is not the default."""
+    usual, name = type(component)().spec(), type(component).__name__
+    changed = [f"{k}={v}" for k, v in component.spec().items() if v != usual.get(k)]
+    return f"{name} {', '.join(changed)}".strip()
+
+
+_ORDER = ("sampler", "", "order", "measured", "evaluations a step", "from diffusers", "counterpart")
+
+
+def _order_cells(line: dict[str, Any]) -> list[str]:
+    sampler, kind, order, measured, evaluations, difference, words = line.values()
+    numbers = ["–" if v is None else f"{v:g}" for v in (order, evaluations)]
+    found = "–" if measured is None else f"{measured:.2f}"
+    far = "–" if difference is None else f"{difference:.1e}"
+    return [sampler, kind, numbers[0], found, numbers[1], far, words]
+
+
+def order_markdown(lines: Iterable[dict[str, Any]]) -> str:
+    """A Markdown table."""
+    out = [f"| {' | '.join(_ORDER)} |", f"|{'---|' * len(_ORDER)}"]
+    return "\n".join([*out, *(f"| {' | '.join(_order_cells(line))} |" for line in lines)]) + "\n"
+
+
+def order_rich(lines: Iterable[dict[str, Any]]) -> Table:
+    """A rich table."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for title in _ORDER:
+        table.add_column(title, overflow="fold")
+    for line in lines:
+        table.add_row(*_order_cells(line))
+    return table
