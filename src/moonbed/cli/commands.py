@@ -24,8 +24,8 @@ from moonbed.cli.output import (
 )
 from moonbed.cli.parsing import (
     all_kinds,
-    boards,
     at_least,
+    boards,
     check_writable,
     chosen_jobs,
     chosen_metrics,
