@@ -17,7 +17,7 @@ from moonbed.diffusion.guidance import CFG, Guidance
 from moonbed.diffusion.objectives import Denoising
 from moonbed.diffusion.predictions import Epsilon
 from moonbed.diffusion.times import Discrete
-from moonbed.experiments.averaging import Averaging, PowerEMA
+from moonbed.experiments.averaging import Averaging, PowerEMA, Width
 from moonbed.experiments.optimizers import AdamW, Constant, LearningRate, Optimizer
 from moonbed.networks import Network
 from moonbed.networks.mlp import MLP
@@ -171,7 +171,7 @@ class Experiment(Component):
     """The worse network of `AutoGuidance`."""
     exact: bool = False
     """Whether the exact denoiser takes the place of the network, which then is not trained."""
-    sigma_rel: PositiveFloat | None = None
+    sigma_rel: Width | None = None
     """Relative width of the average of the weights, reconstructed post hoc; None for that of the training."""
 
     def check(self) -> Iterator[tuple[str, str]]:
