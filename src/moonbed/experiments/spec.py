@@ -79,6 +79,8 @@ class Training(Component):
         regressed = "" if regression is None or regression.drawn else type(regression).__name__
         name = type(self.target).__name__
         if self.prior is not None:
+            if self.objective.density:
+                yield "prior", "a density starts at normal noise"
             if prior != dim:
                 yield "prior", f"should have {dim} dimensions as {name} has, given {prior}"
             if regressed:
