@@ -9,7 +9,7 @@ import pytest
 import torch
 from small import METRICS, RUN, files, tiny
 
-from moonbed.component import SpecError
+from moonbed.component import SpecError, members
 from moonbed.diffusion.couplings import MinibatchOT, Pairs
 from moonbed.diffusion.denoisers import Rescheduled
 from moonbed.diffusion.fewstep import ConsistencyDistillation, ConsistencyTraining, MeanFlow, Shortcut
@@ -25,6 +25,8 @@ from moonbed.experiments.optimizers import AdamW
 from moonbed.experiments.run import Progress, denoiser_in, execute
 from moonbed.metrics.model import KL, Girsanov
 from moonbed.metrics.two_sample import SlicedW1
+from moonbed.networks.embeddings import Fourier
+from moonbed.networks.mlp import MLP
 from moonbed.rng import Rng
 from moonbed.targets.mixtures import EightGaussians
 
@@ -94,7 +96,8 @@ def test_every_objective_trains_samples_and_is_kept(tmp_path, experiment):
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", [MeanFlow(), Shortcut()], ids=lambda o: type(o).__name__)
 def test_a_flow_map_that_is_trained_is_better_in_one_step(tmp_path, objective):
-    changes = {"training.steps": 1500, "training.optimizer.lr": 5e-3, "training.network.hidden": [64, 64], "n": 1000}
+    network = MLP(hidden=(64, 64), embedding=Fourier())
+    changes = {"training.steps": 800, "training.optimizer.lr": 3e-3, "training.network": network, "n": 1000}
     mine = student(objective, Jump(steps=1), None, **changes)
     plain = BASE.replace(**changes, sampler=Jump(steps=1))
     a, b = go([plain, mine], store=tmp_path)
@@ -125,6 +128,7 @@ def test_events_are_of_the_experiment_whose_turn_it_is(tmp_path):
     assert sum(isinstance(e, Progress) and e.stage == "train" for _, e in events) == 2
 
 
+@pytest.mark.slow
 def test_two_processes_do_the_same(tmp_path):
     experiments = [*STUDENTS.values(), BASE, STUDENTS["reflow"].replace(**{"training.seed": 1})]
     alone = go(experiments, store=tmp_path / "one")
@@ -216,8 +220,7 @@ def test_a_guide_may_have_another_schedule(tmp_path):
 def test_a_guide_that_diverged_is_said_to_have(tmp_path, jobs):
     lost, fine = go([guided(BROKEN), BASE], store=tmp_path, jobs=jobs)
     assert (lost.status, fine.status) == ("diverged", "done")
-    assert lost.message.startswith("training diverged at step 2 ")
-    assert BROKEN.id in lost.message or "guide" in lost.message
+    assert lost.message.startswith(f"its guide {BROKEN.id}: training diverged at step 2 ")
     assert lost.values == {}
 
 
@@ -306,18 +309,16 @@ def test_a_run_without_a_score_has_the_metrics_that_can_be_asked(tmp_path):
 @pytest.mark.parametrize("regression", [ExactMean(), StableTarget()], ids=str)
 def test_what_is_known_for_independent_normal_noise_is_refused_elsewhere(coupling, regression):
     teacher = TEACHER if coupling.teacher else None
-    with pytest.raises(SpecError, match="objective.regression: .* needs independent noise; .* is another"):
+    with pytest.raises(SpecError, match=r"objective\.regression: .* needs independent noise; .* is another"):
         TEACHER.replace(objective=Denoising(coupling=coupling, regression=regression), teacher=teacher)
     for objective in (Denoising(regression=regression), ConsistencyTraining(regression=regression)):
-        with pytest.raises(SpecError, match="prior: .* knows the law of x_0 given x_t for normal noise only"):
+        with pytest.raises(SpecError, match=r"prior: .* knows the law of x_0 given x_t for normal noise only"):
             TEACHER.replace(objective=objective, prior=EightGaussians())
-        with pytest.raises(SpecError, match="label_dropout: .* does not know the law of x_0 given x_t and the label"):
+        with pytest.raises(SpecError, match=r"label_dropout: .* does not know the law of x_0 given x_t and the label"):
             TEACHER.replace(objective=objective, label_dropout=0.1)
 
 
 def stochastic() -> list[Sampler]:
-    from moonbed.component import members
-
     made = [cls() for cls in members(Sampler).values()]
     return [*(s for s in made if s.needs_score), DDIM(eta=1.0)]
 
@@ -326,7 +327,7 @@ def stochastic() -> list[Sampler]:
 def test_samplers_that_ask_for_a_score_are_refused_where_there_is_none(sampler):
     assert BASE.replace(sampler=sampler).sampler == sampler
     for name in ("transport", "prior"):
-        with pytest.raises(SpecError, match="sampler: .* needs a score"):
+        with pytest.raises(SpecError, match=r"sampler: .* needs a score"):
             WITHOUT_SCORE[name].replace(sampler=sampler)
 
 
