@@ -9,7 +9,7 @@ Diffusion Models, 2024, section 3 and appendix C).
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Gt, Le
@@ -26,6 +26,10 @@ else:
     torch = lazy_import("torch")
 
 __all__ = ["Averaging", "PowerEMA", "post_hoc"]
+
+
+Width = Annotated[float, Gt(0), Le(0.28)]
+"""A relative standard deviation of power-function profiles; an even one has 0.29."""
 
 
 class Averaging(Component):
@@ -71,8 +75,12 @@ class PowerEMA(Averaging):
     `sigma_rels`. `snapshots` of them are kept, evenly over the training, for an experiment's `sigma_rel`.
     """
 
-    sigma_rels: tuple[Annotated[float, Gt(0), Le(0.28)], ...] = (0.05, 0.10)
+    sigma_rels: tuple[Width, ...] = (0.05, 0.10)
     snapshots: Positive = 32
+
+    def check(self) -> Iterator[tuple[str, str]]:
+        if not self.sigma_rels:
+            yield "sigma_rels", "should be at least one"
 
     @property
     def count(self) -> int:

@@ -397,9 +397,10 @@ def _answer(
         "training_seconds": records[0]["seconds"] if records else 0.0,
         "folder": str(folder.path),
     }
-    for record in records:
+    for training, record in zip(experiment.needs, records, strict=True):
         if record["status"] != "done":
-            yield Result(**common, status="diverged", message=record["message"])
+            whose = "" if training == experiment.training else f"its guide {training.id}: "
+            yield Result(**common, status="diverged", message=whose + record["message"])
             return
     lacking = askable_of(experiment, metrics)
     asked = [metric for metric in metrics if metric.id not in lacking]

@@ -17,7 +17,7 @@ from moonbed.diffusion.guidance import CFG, Guidance
 from moonbed.diffusion.objectives import Denoising
 from moonbed.diffusion.predictions import Epsilon
 from moonbed.diffusion.times import Discrete
-from moonbed.experiments.averaging import Averaging, PowerEMA
+from moonbed.experiments.averaging import Averaging, PowerEMA, Width
 from moonbed.experiments.optimizers import AdamW, Constant, LearningRate, Optimizer
 from moonbed.networks import Network
 from moonbed.networks.mlp import MLP
@@ -79,6 +79,8 @@ class Training(Component):
         regressed = "" if regression is None or regression.drawn else type(regression).__name__
         name = type(self.target).__name__
         if self.prior is not None:
+            if self.objective.density:
+                yield "prior", "a density starts at normal noise"
             if prior != dim:
                 yield "prior", f"should have {dim} dimensions as {name} has, given {prior}"
             if regressed:
@@ -171,7 +173,7 @@ class Experiment(Component):
     """The worse network of `AutoGuidance`."""
     exact: bool = False
     """Whether the exact denoiser takes the place of the network, which then is not trained."""
-    sigma_rel: PositiveFloat | None = None
+    sigma_rel: Width | None = None
     """Relative width of the average of the weights, reconstructed post hoc; None for that of the training."""
 
     def check(self) -> Iterator[tuple[str, str]]:
