@@ -123,7 +123,7 @@ def named(plugin: Path) -> dict:
 NAMES = ["fast", "ddpm", "euler", "heun", "solver", "label", "rescheduled", "guided", "plugin"]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def exported(tmp_path_factory):
     """(folder of all exports, store, experiments), and what a process without Moonbed made of them."""
     home = tmp_path_factory.mktemp("exported")

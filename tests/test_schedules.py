@@ -21,7 +21,7 @@ from moonbed.diffusion.samplers import UniformTime
 from moonbed.diffusion.schedules import (
     VE,
     Cosine,
-    Karras,
+    EDMSchedule,
     Laplace,
     Linear,
     LinearLogSNR,
@@ -45,7 +45,7 @@ SCHEDULES = [
     Linear(margin=1e-5),
     Sigmoid(start=0.0, end=3.0, tau=0.5),
     Laplace(mu=-2.0, b=1.0),
-    Karras(rho=1.0),
+    EDMSchedule(rho=1.0),
 ]
 T = laws.times(401)
 
@@ -103,8 +103,8 @@ def test_a_margin_that_breaks_the_laws_is_refused(schedule, margin):
     ("make", "field"),
     [
         (lambda: VE(sigma_max=0.002), "sigma_max"),
-        (lambda: Karras(sigma_min=1.0, sigma_max=0.5), "sigma_max"),
-        (lambda: Karras(rho=0.5), "rho"),
+        (lambda: EDMSchedule(sigma_min=1.0, sigma_max=0.5), "sigma_max"),
+        (lambda: EDMSchedule(rho=0.5), "rho"),
         (lambda: VPLinear(beta_min=0.0), "beta_min"),
         (lambda: SubVP(beta_max=1e9), "beta_max"),
         (lambda: Sigmoid(start=3.0, end=-3.0), "end"),
@@ -198,7 +198,7 @@ def test_the_sigmoid_of_diffusers_is_another_one():
     laws.close(DiffusersBetas(betas="sigmoid").alpha(t) ** 2, torch.cumprod(1 - rate, 0), "alpha²", 1e-3, 0)
 
 
-@pytest.mark.parametrize(("schedule", "kind"), [(Karras(), "karras"), (VE(), "exponential")])
+@pytest.mark.parametrize(("schedule", "kind"), [(EDMSchedule(), "karras"), (VE(), "exponential")])
 @pytest.mark.parametrize("steps", [2, 18])
 def test_noise_levels_of_edm(schedule, kind, steps):
     scheduler = EDMEulerScheduler(sigma_schedule=kind)
@@ -289,11 +289,11 @@ def test_the_trigonometric_path_is_that_of_trigflow_and_of_flow_matching():
 
 def test_karras_lies_between_linear_sigma_and_ve():
     ends = {"sigma_min": 0.01, "sigma_max": 10.0}
-    laws.close(Karras(rho=1.0, **ends).sigma(T), 0.01 + 9.99 * T, "rho = 1", 1e-9, 0)
-    laws.close(Karras(rho=1000.0, **ends).sigma(T), VE(**ends).sigma(T), "rho = 1000", 1e-2, 0)
+    laws.close(EDMSchedule(rho=1.0, **ends).sigma(T), 0.01 + 9.99 * T, "rho = 1", 1e-9, 0)
+    laws.close(EDMSchedule(rho=1000.0, **ends).sigma(T), VE(**ends).sigma(T), "rho = 1000", 1e-2, 0)
     low, high = 0.002 ** (1 / 7), 80 ** (1 / 7)
     by_hand = (high + (1 - T) * (low - high)) ** 7  # k-diffusion's get_sigmas_karras
-    laws.close(Karras().sigma(T), by_hand, "rho = 7", 1e-9, 0)
+    laws.close(EDMSchedule().sigma(T), by_hand, "rho = 7", 1e-9, 0)
 
 
 # What one has of another

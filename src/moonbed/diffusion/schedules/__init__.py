@@ -2,14 +2,14 @@
 
 from moonbed.diffusion.schedules.base import Schedule, VariancePreserving, at
 from moonbed.diffusion.schedules.betas import SubVP, VPLinear, VPScaledLinear
-from moonbed.diffusion.schedules.exploding import VE, Karras
+from moonbed.diffusion.schedules.exploding import VE, EDMSchedule
 from moonbed.diffusion.schedules.flows import Linear, Trigonometric
 from moonbed.diffusion.schedules.ratios import Cosine, Laplace, LinearLogSNR, Sigmoid
 
 __all__ = [
     "VE",
     "Cosine",
-    "Karras",
+    "EDMSchedule",
     "Laplace",
     "Linear",
     "LinearLogSNR",

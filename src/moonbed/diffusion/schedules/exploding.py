@@ -54,7 +54,7 @@ class VE(Exploding):
         return ((-logsnr / 2 - math.log(self.sigma_min)) / self._range).clamp(0, 1)
 
 
-class Karras(Exploding):
+class EDMSchedule(Exploding):
     """EDM's steps as a schedule (Karras et al. 2022, equation 5): alpha = 1, sigma^(1/rho) linear in t.
 
         sigma = (sigma_min^(1/rho) + t (sigma_max^(1/rho) - sigma_min^(1/rho)))^rho
