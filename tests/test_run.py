@@ -373,7 +373,7 @@ from moonbed.metrics.two_sample import SlicedW1
 from moonbed.networks.mlp import MLP
 
 
-class Jump(Sampler):
+class Leap(Sampler):
     """One denoising step."""
 
     scale: float = 1.0
@@ -391,7 +391,7 @@ class Highest(Metric):
 
 base = PRESETS["ddpm"].replace(**{
     "training.steps": 60, "training.batch": 64, "training.points": 1000, "n": 30,
-    "training.network": MLP(hidden=(16,)), "sampler": Jump(),
+    "training.network": MLP(hidden=(16,)), "sampler": Leap(),
 })
 more = [base.replace(**{"training.seed": s}) for s in (1, 2)]
 named = {"big": base.replace(**{"sampler.scale": 2.0})}
