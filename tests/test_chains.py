@@ -23,6 +23,7 @@ from moonbed.experiments import Experiment, Store, Training, run
 from moonbed.experiments.evaluate import askable_of
 from moonbed.experiments.optimizers import AdamW
 from moonbed.experiments.run import Progress, denoiser_in, execute
+from moonbed.experiments.store import StoreError
 from moonbed.metrics.model import KL, Girsanov
 from moonbed.metrics.two_sample import SlicedW1
 from moonbed.networks.embeddings import Fourier
@@ -374,3 +375,18 @@ def test_what_does_not_go_together_is_refused(changes, why):
 def test_the_noise_of_a_prior_is_that_of_its_own_stream():
     one, other = (EightGaussians().sample(5, Rng(s).stream("noise")) for s in (0, 1))
     assert not torch.equal(one, other)
+
+
+def test_a_width_that_no_snapshots_give_is_refused(tmp_path):
+    narrow = tiny(training__averaging={"type": "PowerEMA", "snapshots": 4}, sigma_rel=0.004)
+    with pytest.raises(StoreError, match="snapshots comes nearer"):
+        run(narrow, metrics=METRICS, store=tmp_path, device="cpu", doubt=False)
+
+
+def test_a_flow_is_followed_of_a_teacher_that_has_one():
+    base = tiny().training
+    consistent = base.replace(objective="ConsistencyTraining")
+    for objective in ("ConsistencyDistillation", {"type": "Denoising", "coupling": "Pairs"}):
+        with pytest.raises(SpecError, match="a flow to follow, given the objective ConsistencyTraining"):
+            base.replace(objective=objective, teacher=consistent)
+    base.replace(objective="Progressive", teacher=base.replace(objective="Progressive", teacher=base))

@@ -72,7 +72,7 @@ class EDMWeight(Weight):
 
 
 class Likelihood(Weight):
-    """-dSNR/dt/2 on the x_0 loss: the bound on the negative log likelihood, in nats (Kingma et al. 2021, equation 15).
+    """-dSNR/dt/2 on the x_0 loss: the likelihood bound, nats a dimension (Kingma et al. 2021, equation 15).
 
     For uniform times. It is the weight g(t)²/2 of the score loss (Song et al. 2021). Heavy where there is no noise.
     """

@@ -48,6 +48,8 @@ else:
 
 __all__ = ["Failure", "Progress", "Result", "choose_device", "execute", "run"]
 
+FAR = 0.2
+"""Relative distance of a profile that is not reconstructed any more."""
 CHECKPOINT_SECONDS = 5.0
 """A training under way is saved about this often, and when it is interrupted."""
 
@@ -243,7 +245,13 @@ def trained(store: Store, training: Training, sigma_rel: float | None = None) ->
     if sigma_rel is None or not isinstance(training.averaging, PowerEMA):
         return weights
     snapshots = {int(step): rows for step, rows in load(folder.file("snapshots.safetensors")).items()}
-    return weights | State(training).named(post_hoc(snapshots, training.averaging.sigma_rels, sigma_rel)[0])
+    average, distance = post_hoc(snapshots, training.averaging.sigma_rels, sigma_rel)
+    if distance > FAR:
+        raise StoreError(
+            f"sigma_rel {sigma_rel:g}: no combination of the {len(snapshots)} snapshots comes nearer to its profile "
+            f"than {distance:.0%}; take a width nearer to {training.averaging.sigma_rels}, or more snapshots"
+        )
+    return weights | State(training).named(average)
 
 
 def denoiser_in(store: Store, experiment: Experiment, device: str) -> Denoiser | None:

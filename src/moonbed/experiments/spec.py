@@ -14,7 +14,7 @@ from moonbed.diffusion import Objective, Prediction, Sampler, Schedule
 from moonbed.diffusion.density import Draw
 from moonbed.diffusion.diffusers_bridge import Diffusers, DiffusersBetas
 from moonbed.diffusion.guidance import CFG, Guidance
-from moonbed.diffusion.objectives import Denoising
+from moonbed.diffusion.objectives import Denoising, Progressive
 from moonbed.diffusion.predictions import Epsilon
 from moonbed.diffusion.times import Discrete
 from moonbed.experiments.averaging import Averaging, PowerEMA, Width
@@ -106,6 +106,9 @@ class Training(Component):
             return
         if self.teacher.objective.density:
             yield "should be a denoiser, given a density"
+        elif not (self.teacher.objective.posterior or isinstance(self.objective, Progressive)):
+            given = type(self.teacher.objective).__name__
+            yield f"should estimate E[x_0 | x_t], so that it has a flow to follow, given the objective {given}"
         if self.teacher.schedule != self.schedule:
             yield "should have the schedule of the training: its steps are followed there"
         if self.teacher.prior != self.prior:
