@@ -2,13 +2,14 @@
 # make test   install with the test extras and run the tests
 # make bench  speed and growth beside a plain reference, JAX and limits: about 15 minutes of an idle machine
 # make bench-truth   false alarms and power of the metrics, as in docs/metrics.md: about an hour
+# make boards  every board, into docs/boards: an hour of two cores
 # make lint   format, lint and types, as .ci/run does
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint format bench bench-truth clean
+.PHONY: run test lint format bench bench-truth boards clean
 
 run: $(VENV)/.installed
 	$(BIN)/moonbed reproduce
@@ -34,7 +35,7 @@ $(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.installed-dev: $(BIN)/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,test]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,test,onnx]'
 	@touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-bench: $(VENV)/.installed-dev
@@ -48,6 +49,11 @@ bench: $(VENV)/.installed-bench
 bench-truth: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/calibration.py --out build/calibration.json
 	$(BIN)/python benchmarks/power.py --out build/power.json
+
+BOARDS := order densities few-steps guidance autoguidance published samplers objectives
+
+boards: $(VENV)/.installed-dev
+	for board in $(BOARDS); do $(BIN)/moonbed board $$board --markdown docs/boards/$$board.md || exit; done
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

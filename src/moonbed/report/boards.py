@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from moonbed.report.tables import csv_text, finite, flat, floor, measured, notes, within_floor
+from moonbed.metrics.significance import spread
+from moonbed.report.tables import csv_text, finite, flat, floor, notes, number, within_floor
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from moonbed.component import Component
     from moonbed.experiments.boards import Filled, Place
+    from moonbed.experiments.rows import Cell
     from moonbed.laws.samplers import OrderRow
     from moonbed.metrics import Metric
 
@@ -41,9 +44,18 @@ def _cell(filled: Filled, place: Place, metric: Metric) -> str:
     if len(row.done) < len(row.results):
         return f"{len(row.results) - len(row.done)} of {len(row.results)} diverged"
     sign = SIGNS.get(filled.verdicts.get((place, metric.id), ""), "")
-    published = filled.board.published.get(place, "")
-    text = f"{measured(cell)}{' ≈' if within_floor(cell) else ''} {sign}".strip()
+    published = filled.board.published.get(place, "") if metric == filled.board.metrics[0] else ""
+    text = f"{_short(cell)}{' ≈' if within_floor(cell) else ''} {sign}".strip()
     return f"{text} (published {published})" if published else text
+
+
+def _short(cell: Cell) -> str:
+    """`mean ± sd` to three digits and two."""
+    mean, sd = spread(cell.values)
+    if not math.isfinite(mean):
+        return number(mean)
+    doubt = f" ± {sd:.2g}" if sd is not None and math.isfinite(sd) and sd < 100 else f" ± {number(sd)}" if sd else ""
+    return f"{mean:.3g}{doubt}" if abs(mean) < 1000 else f"{mean:,.0f}{doubt}"
 
 
 def _floors(filled: Filled, metric: Metric) -> list[str]:
