@@ -131,14 +131,19 @@ class ConsistencyTraining(Consistency):
 
 
 class ConsistencyDistillation(Consistency):
-    """Consistency distillation (Song et al. 2023): x_u is where the teacher's flow leads from x_t, by Heun's method."""
+    """Consistency distillation (Song et al. 2023): x_u is where the teacher's flow leads from x_t.
+
+    By Heun's method in the noise ratio sigma/alpha, in which the flow is straight where there is much noise.
+    """
 
     def before(self, path: Path, schedule: Schedule, data: Data, stream: Stream) -> Tensor:
         teacher, (_, x_t, t, u) = required(data.teacher), path
+        a, b = schedule.alpha(t), schedule.alpha(u)
+        h = column(schedule.sigma(u) / b - schedule.sigma(t) / a, x_t)
+        y, b = x_t / column(a, x_t), column(b, x_t)
         with torch.no_grad():
-            h = column(u - t, x_t)
-            slope = teacher.velocity(x_t, t)
-            return x_t + h / 2 * (slope + teacher.velocity(x_t + h * slope, u))
+            slope = teacher.eps(x_t, t)
+            return b * (y + h / 2 * (slope + teacher.eps(b * (y + h * slope), u)))
 
     def problems(self, prediction: Prediction, teacher: bool) -> Iterator[tuple[str, str]]:
         if not teacher:
