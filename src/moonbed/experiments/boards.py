@@ -1,11 +1,13 @@
 """Boards: one question over many experiments, as a table of rows and columns with floors and verdicts.
 
 A verdict is that of a paired test over seeds against the reference row of the same column, adjusted by Holm over all
-cells of the board that are compared in a metric.
+cells of the board that are compared in a metric. Where all values are positive it is of their logarithms: methods that
+differ by orders of magnitude have spreads that do.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -125,7 +127,7 @@ def _verdicts(board: Board, placed: Mapping[Place, Row], seeds: int) -> dict[tup
         for (row, column), found in placed.items():
             reference = placed.get((board.reference, column))
             if reference is not None and row != board.reference:
-                differences[row, column] = paired_badness(reference, found, metric)
+                differences[row, column] = _worse_by(reference, found, metric)
         p = dict(zip(differences, holm([paired_p(d) for d in differences.values()]), strict=True))
         for place, d in differences.items():
             verdict: Verdict = "cannot tell yet"
@@ -135,6 +137,15 @@ def _verdicts(board: Board, placed: Mapping[Place, Row], seeds: int) -> dict[tup
                 verdict = "equivalent"
             out[place, metric.id] = verdict
     return out
+
+
+def _worse_by(reference: Row, row: Row, metric: Metric) -> list[float]:
+    """By seed: how much worse a row is than the reference; a logarithm where that can be taken."""
+    a, b = ([r.values.get(metric.id, math.nan) for r in found.results] for found in (reference, row))
+    if metric.lower_is_better is None or not all(0 < v < math.inf for v in (*a, *b)):
+        return paired_badness(reference, row, metric)
+    sign = 1 if metric.lower_is_better else -1
+    return [sign * math.log(v / u) for u, v in zip(a, b, strict=True)]
 
 
 def board(name: str) -> Board:
