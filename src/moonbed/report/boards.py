@@ -29,7 +29,7 @@ def legend(filled: Filled) -> str:
     text = f"mean ± sd over {filled.seeds} seeds" if filled.seeds > 1 else "one seed"
     text += "; ≈ every seed within the floor, the 5 % to 95 % of exact samples"
     if filled.verdicts:
-        text += f"; against {board.reference} in the same column (paired t, of logarithms if positive; Holm over the table): "
+        text += f"; against {board.reference} in the same column (paired t, of logarithms if positive; Holm): "
         text += "▲ better, ▼ worse, = equivalent within 1 sd of a pair, ? cannot tell"
     return text
 
