@@ -54,7 +54,7 @@ def _short(cell: Cell) -> str:
     mean, sd = spread(cell.values)
     if not math.isfinite(mean):
         return number(mean)
-    doubt = f" ± {sd:.2g}" if sd is not None and math.isfinite(sd) and sd < 100 else f" ± {number(sd)}" if sd else ""
+    doubt = "" if sd is None or not math.isfinite(sd) else f" ± {sd:,.0f}" if sd >= 100 else f" ± {sd:.2g}"
     return f"{mean:.3g}{doubt}" if abs(mean) < 1000 else f"{mean:,.0f}{doubt}"
 
 
