@@ -299,7 +299,8 @@ def test_the_source_of_all_members_of_a_kind(kind):
 def test_every_member_gives_the_same_bits(tmp_path, kind, field):
     """`folder_of` holds its samples against Moonbed's; here with weights that nobody trained."""
     store, done = Store(tmp_path), []
-    for name, cls in members(kind).items():
+    ours = {name: cls for name, cls in members(kind).items() if cls.__module__.startswith("moonbed.")}
+    for name, cls in ours.items():
         steps = {"steps": 2} if kind is Sampler else {}
         try:
             experiment = tiny("fast", n=20).replace(**{field: {"type": name, **steps}})

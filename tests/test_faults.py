@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -27,7 +28,7 @@ from moonbed.cli import main
 if __name__ == "__main__":
     main(sys.argv[1:])
 """
-STEPS = 1500
+STEPS = 4000
 WORDS = [
     *("run", "ema", f"training.steps={STEPS}", "training.batch=64", "training.points=1000", "training.seed=0,1"),
     *("sampler.steps=5", "n=50", "--metrics", "SlicedW1", "--draws", "2", "--device", "cpu"),
@@ -98,7 +99,8 @@ def workers(leader: int) -> list[int]:
 
 def end_session(process: subprocess.Popen) -> None:
     for pid in in_session(process.pid):
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it may end by itself meanwhile
+            os.kill(pid, signal.SIGKILL)
     process.communicate()
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from moonbed.component import SpecError, members, nearest
+from moonbed.component import Component, SpecError, members, nearest
 from moonbed.diffusion import Exact, Prediction, Sampler
 from moonbed.diffusion.counting import Counted
 from moonbed.diffusion.density import Draw, MaximumLikelihood
@@ -162,13 +162,18 @@ METRICS: tuple[Metric, ...] = (N50(), OffSupport(), SlicedW1Law())
 """How many samples give the model away; what lies where nothing should; how far the mass is from where it should be."""
 
 
+def ours(kind: type[Component]) -> list[str]:
+    """Names of the members of a kind that are no plug-ins."""
+    return [name for name, cls in members(kind).items() if not cls._plugin]
+
+
 def samplers() -> Board:
     """Every native sampler on one trained network, by evaluations."""
-    rows: dict[str, Any] = {name: {"type": name} for name in members(Sampler) if name not in _OTHER}
+    rows: dict[str, Any] = {name: {"type": name} for name in ours(Sampler) if name not in _OTHER}
     rows |= {
         f"{name} {spacing}": {"type": name, "spacing": spacing}
         for name in ("DDIM", "DPMSolver2M", "UniPC")
-        for spacing in members(Spacing)
+        for spacing in ours(Spacing)
         if spacing not in ("UniformLogSNR", "UniformTime")  # the same under VE
     }
     rows["DDIM eta 1"] = {"type": "DDIM", "eta": 1.0}
@@ -235,7 +240,7 @@ def objectives() -> Board:
         (f"{prediction}, {words}", column): FAST.replace(
             **{"training.schedule": schedule, "training.prediction": prediction, "training.objective": objective}
         )
-        for prediction in members(Prediction)
+        for prediction in ours(Prediction)
         for words, objective in objectives.items()
         for column, schedule in schedules.items()
     }
