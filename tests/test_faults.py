@@ -48,7 +48,13 @@ def start(driver: Path, store: Path, jobs: int) -> subprocess.Popen:
     words = [sys.executable, str(driver), *WORDS, "--store", str(store), "--jobs", str(jobs)]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, start_new_session=True
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=env,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored below nohup, and inherited
     )
 
 
