@@ -25,6 +25,7 @@ ALLOWED = {
     "laws": GROUND | PILLARS | {"laws"},
     "experiments": GROUND | PILLARS | {"experiments", ""},
     "export": GROUND | PILLARS | {"experiments", "export", ""},
+    "live": GROUND | PILLARS | {"experiments", "live", ""},
     "report": GROUND | PILLARS | {"laws", "experiments", "report", ""},
 }
 """Layer -> the layers of ours that it may import; "" is the package itself. What is not listed may import all."""
