@@ -53,7 +53,11 @@ def described(name, target) -> dict:
     cases = []
     for alpha, sigma in LEVELS:
         spread = torch.linspace(0.1, 3, 40, dtype=torch.float64)[:, None]
-        x = spread * torch.randn((40, target.dim), generator=generator, dtype=torch.float64) * (alpha**2 + sigma**2) ** 0.5
+        x = (
+            spread
+            * torch.randn((40, target.dim), generator=generator, dtype=torch.float64)
+            * (alpha**2 + sigma**2) ** 0.5
+        )
         answers = {"denoise": target.denoise(x, alpha, sigma), "logDensity": target.log_prob(x, alpha, sigma)}
         cases.append({"alpha": alpha, "sigma": sigma, "points": x.flatten().tolist()})
         cases[-1] |= {key: value.flatten().tolist() for key, value in answers.items()}
@@ -71,13 +75,17 @@ def special() -> list[dict]:
     return [dict(zip(values, row, strict=True)) for row in zip(*(v.tolist() for v in values.values()), strict=True)]
 
 
-GIVEN = {"laws.test.js": lambda: {"laws": laws(), "special": special()}}
+GIVEN = {
+    "laws.test.js": lambda: {"laws": laws(), "special": special()},
+    "worker.test.js": lambda: {"source": bundle(ENGINE_FILES)},
+}
 
 
 def load(page, given=None) -> None:
     """The engine in an empty page, with `given` and the kernel's bytes."""
     page.add_script_tag(content=bundle(ENGINE_FILES))
-    page.add_script_tag(content=(HERE / "harness.js").read_text("utf-8"))
+    for name in ("harness.js", "document.js"):
+        page.add_script_tag(content=(HERE / name).read_text("utf-8"))
     page.evaluate(
         "([given, wasm]) => { window.given = { ...given, wasm: bytesOfBase64(wasm) }; }",
         [given or {}, text(pages.kernel())],

@@ -56,7 +56,7 @@ for (const [kind, make] of Object.entries({ vectors: () => new VectorKernel(give
           writer.constant(w, m, k),
           biased ? writer.constant(b, 1, m) : -1,
         ]);
-        assertClose(writer.run(make(), out, x, N), linear(x, N, k, w, b, m), 2e-6, `${k} to ${m}`);
+        assertClose(writer.run(make(), out, x, N), linear(x, N, k, w, b, m), 1e-5, `${k} to ${m}`);
       }
     }
   });

@@ -216,7 +216,7 @@ export class VectorKernel extends BaseKernel {
 
   binary(name, out, p, pStep, pWide, q, qStep, qWide, n, columns) {
     const f = this.code[`${name}_columns`];
-    if (f) f(out, p, 4 * pStep, pWide, q, 4 * qStep, qWide, n, columns);
+    if (f) f(out, p, pStep, pWide, q, qStep, qWide, n, columns);
     else super.binary(name, out, p, pStep, pWide, q, qStep, qWide, n, columns);
   }
 
