@@ -24,7 +24,7 @@ from moonbed.networks.mlp import MLP
 from moonbed.networks.residual import Residual
 from moonbed.targets.boxes import Checkerboard
 
-N = 2000
+POINTS = {"mlp": 2000, "residual": 400, "guided": 400, "boxes": 400}
 SAMPLERS = (DDIM(steps=16), DPMSolver2M(steps=16, eta=1.0))
 COMMON = {"training__schedule": "Cosine", "training__batch": 128, "training__optimizer__lr": 5e-3}
 EXPERIMENTS = {
@@ -74,10 +74,10 @@ class Draws:
         return self.seen[-1].to(dtype or torch.float32)
 
 
-def states_of(denoiser, sampler: Sampler, shift: float = 0.0) -> tuple[torch.Tensor, list, np.ndarray]:
+def states_of(denoiser, sampler: Sampler, n: int, shift: float = 0.0) -> tuple[torch.Tensor, list, np.ndarray]:
     """Start, draws and the last state of a sampler in Python; `shift`: by what share of itself the start is moved."""
     draws = Draws(3)
-    start = draws.normal((N, 2))
+    start = draws.normal((n, 2))
     with torch.no_grad():
         *_, last = sampler.trajectory(denoiser, start * (1 + shift), draws)
     return start, draws.seen[1:], last.double().numpy()
@@ -86,9 +86,9 @@ def states_of(denoiser, sampler: Sampler, shift: float = 0.0) -> tuple[torch.Ten
 def doubt(denoiser, sampler: Sampler, expected: np.ndarray) -> float:
     """1e-4, or three times what Python's samples move by when the start moves by its rounding.
 
-    Networks with layer norms amplify that in single points: float32 and float64 differ there as much in Python.
+    Layer norms and guidance amplify that in single points, where float32 and float64 differ as much in Python.
     """
-    moved = states_of(denoiser, sampler, 1e-7)[2]
+    moved = states_of(denoiser, sampler, len(expected), 1e-7)[2]
     return max(1e-4, 3 * np.abs(moved - expected).max())
 
 
@@ -109,19 +109,20 @@ def test_all_are_live(made):
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda s: text_of(s))
 @pytest.mark.parametrize("name", [*EXPERIMENTS, "boxes"])
 def test_samples_are_those_of_python(name, sampler, opened, made):
-    start, draws, expected = states_of(made.denoisers[name], sampler)
+    start, draws, expected = states_of(made.denoisers[name], sampler, POINTS[name])
     assert len(draws) == (0 if isinstance(sampler, DDIM) else 16)
     allowed = doubt(made.denoisers[name], sampler, expected)
-    assert allowed == 1e-4 or (name == "residual" and allowed < 1e-2)
+    assert allowed < 2e-3
+    assert allowed == 1e-4 or name in {"residual", "guided"}
     for kind in ("vectors", "plain"):
         found = sampled(opened, made, kind, name, sampler, start, draws)
         assert np.abs(found - expected).max() < allowed, kind
-        assert np.median(np.abs(found - expected)) < 1e-6, kind
+        assert np.median(np.abs(found - expected)) < 1e-5, kind
 
 
 def test_guidance_changes_its_scale_on_the_page(opened, made):
     strong: Experiment = EXPERIMENTS["guided"].replace(guidance=CFG(scale=3.5))
-    start, draws, expected = states_of(denoiser_of(strong, made.weights["guided"], "cpu"), SAMPLERS[0])
+    start, draws, expected = states_of(denoiser_of(strong, made.weights["guided"], "cpu"), SAMPLERS[0], 400)
     found = sampled(opened, made, "vectors", "guided", SAMPLERS[0], start, draws, w=3.5)
     assert np.abs(found - expected).max() < 1e-4
     assert np.abs(found - sampled(opened, made, "vectors", "guided", SAMPLERS[0], start, draws)).max() > 0.1
