@@ -8,6 +8,8 @@ import pytest
 
 from moonbed.cli import main
 
+pytest_plugins = ["browser"]
+
 # Tests run side by side: threads that wait for one another in every process would take the cores from all of them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

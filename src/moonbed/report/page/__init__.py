@@ -1,0 +1,1 @@
+"""The page: results, figures and live models in one HTML file that opens from disk."""
