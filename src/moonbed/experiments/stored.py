@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from moonbed.component import Component, SpecError, digest
+from moonbed.component import SpecError, digest
+from moonbed.experiments.differences import differing, short
 from moonbed.experiments.evaluate import answer_name, read_answer
 from moonbed.experiments.named import find_experiment
 from moonbed.experiments.plugins import experiments_in
@@ -24,7 +25,7 @@ from moonbed.experiments.store import Store, StoreError, load_spec
 from moonbed.metrics import Metric
 from moonbed.metrics.suites import SUITES
 
-__all__ = ["by_seed", "changed_fields", "finished", "held", "name_of", "select", "seedless", "stored_result", "stored_rows"]
+__all__ = ["by_seed", "finished", "held", "name_of", "select", "seedless", "stored_result", "stored_rows"]
 
 FEW = 2
 """Changes that a name still lists; what differs in more from every preset is called by its id."""
@@ -66,21 +67,6 @@ def by_seed(experiments: Iterable[Experiment]) -> list[list[Experiment]]:
 # What a run is called
 
 
-def changed_fields(a: Component, b: Component, place: str = "") -> dict[str, tuple[Any, Any]]:
-    """Dotted place -> the two values, where two components differ; a whole component where even its class does."""
-    if type(a) is not type(b):
-        return {place: (a, b)}
-    out: dict[str, tuple[Any, Any]] = {}
-    for field in dataclasses.fields(a):
-        here = f"{place}.{field.name}" if place else field.name
-        ours, theirs = getattr(a, field.name), getattr(b, field.name)
-        if isinstance(ours, Component) and isinstance(theirs, Component):
-            out |= changed_fields(ours, theirs, here)
-        elif ours != theirs:
-            out[here] = (ours, theirs)
-    return out
-
-
 @cache
 def _known() -> Mapping[str, Experiment]:
     """Presets as they are, on the published data, and both under every budget."""
@@ -103,25 +89,11 @@ def name_of(experiment: Experiment) -> str:
     if exact is not None:
         return exact
     zero = experiment.replace(**{"training.seed": 0})
-    changes = {name: changed_fields(known, zero) for name, known in _known().items()}
+    changes = {name: differing((known, zero)) for name, known in _known().items()}
     nearest = min(changes, key=lambda name: len(changes[name]))
     if len(changes[nearest]) > FEW:
         return experiment.id[:8]
     return f"{nearest} " + " ".join(f"{place}={short(value)}" for place, (_, value) in changes[nearest].items())
-
-
-def short(value: Any) -> str:
-    """A value in a line: of a component its class, and those of its fields that are not the class's defaults."""
-    if isinstance(value, Component):
-        unlike = [
-            f"{f.name}={short(getattr(value, f.name))}"
-            for f in dataclasses.fields(value)
-            if f.default is dataclasses.MISSING or getattr(value, f.name) != f.default
-        ]
-        return type(value).__name__ + (f"({', '.join(unlike)})" if unlike else "")
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(short, value))}]"
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 # What is asked for
@@ -217,10 +189,18 @@ def stored_result(store: Store, experiment: Experiment, metrics: Sequence[Metric
 
 
 def stored_rows(groups: Mapping[str, Sequence[Experiment]], metrics: Sequence[Metric], store: Store) -> list[Row]:
-    """A row for each name, as `moonbed.experiments.rows.rows` makes them; floors as the store holds them."""
-    results = {name: [stored_result(store, e, metrics) for e in group] for name, group in groups.items()}
-    return rows(results, metrics, store, changes=_changes(results))
+    """A row for each name, as `moonbed.experiments.rows.rows` makes them; floors as the store holds them.
 
-
-def _changes(names: Iterable[str]) -> dict[str, str]:
-    return {name: CHANGES.get(name.partition(",")[0], "") for name in names}
+    A preset under a budget or on the published data has the preset's short name where no other row has it, and beside
+    it the published values.
+    """
+    plain = [name.partition(",")[0] for name in groups]
+    out = []
+    for (name, group), base in zip(groups.items(), plain, strict=True):
+        results = [stored_result(store, experiment, metrics) for experiment in group]
+        preset = base if base in PRESETS and (name in PRESETS or name in _known()) else name
+        change = ", ".join(filter(None, (CHANGES.get(preset, ""), name.removeprefix(preset).lstrip(", "))))
+        (row,) = rows({preset: results}, metrics, store, changes={})
+        shown = base if plain.count(base) == 1 else name
+        out.append(dataclasses.replace(row, name=shown, change=change if preset != name or name in PRESETS else ""))
+    return out
