@@ -7,7 +7,7 @@ import platform
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -402,19 +402,10 @@ def _sample(store: Store, experiment: Experiment, device: str) -> Iterator[Progr
 def _answer(
     store: Store, experiment: Experiment, metrics: Sequence[Metric], device: str, doubt: bool
 ) -> Iterator[Progress | Result]:
-    folder = store.experiment(experiment)
-    records = [store.training(training).record() or {} for training in experiment.needs]
-    common: dict[str, Any] = {
-        "experiment": experiment,
-        "parameters": records[0]["parameters"] if records else 0,
-        "training_seconds": records[0]["seconds"] if records else 0.0,
-        "folder": str(folder.path),
-    }
-    for training, record in zip(experiment.needs, records, strict=True):
-        if record["status"] != "done":
-            whose = "" if training == experiment.training else f"its guide {training.id}: "
-            yield Result(**common, status="diverged", message=whose + record["message"])
-            return
+    folder, known = store.experiment(experiment), outcome(store, experiment)
+    if known.status != "done":
+        yield known
+        return
     lacking = askable_of(experiment, metrics)
     asked = [metric for metric in metrics if metric.id not in lacking]
     answers = {}
@@ -428,10 +419,28 @@ def _answer(
     for k, (metric, found) in enumerate(evaluate(experiment, folder, asked, denoiser, device, doubt)):
         answers[metric.id] = found
         yield Progress("evaluate", k + 1, len(asked))
-    sampled = folder.record() or {}
-    yield Result(
-        **common, status="done", answers=answers, exploded=sampled["exploded"], sampling_seconds=sampled["seconds"]
+    yield replace(known, answers=answers)
+
+
+def outcome(store: Store, experiment: Experiment) -> Result:
+    """What the records say of an experiment, without answers: "done", "diverged", or "missing" where one is not there."""
+    records = [store.training(training).record() for training in experiment.needs]
+    first, folder = (records[0] if records else None) or {}, store.experiment(experiment)
+    found = Result(
+        experiment,
+        "missing",
+        parameters=first.get("parameters", 0),
+        training_seconds=first.get("seconds", 0.0),
+        folder=str(folder.path),
     )
+    for training, record in zip(experiment.needs, records, strict=True):
+        if record is not None and record["status"] != "done":
+            whose = "" if training == experiment.training else f"its guide {training.id}: "
+            return replace(found, status="diverged", message=whose + record["message"])
+    sampled = folder.record()
+    if sampled is None or None in records:
+        return found
+    return replace(found, status="done", exploded=sampled["exploded"], sampling_seconds=sampled["seconds"])
 
 
 def _versions() -> dict[str, str]:
