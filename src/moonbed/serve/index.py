@@ -45,13 +45,14 @@ class _Seen:
 
 
 class Index:
-    """The runs of a store, as plain JSON values."""
+    """The runs of a store, as plain JSON values; what is no folder in it, no id can name."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
         self._lock = threading.Lock()
         self._seen: dict[str, _Seen] = {}
         self._runs: dict[str, dict[str, Any]] = {}
+        self._folders: dict[str, str] = {}
         self._looked = -1e9
 
     def runs(self) -> list[dict[str, Any]]:
@@ -60,8 +61,7 @@ class Index:
 
     def folder(self, key: str) -> Folder | None:
         """The folder of a run by its id, None for what the list does not hold."""
-        run = self._look().get(key)
-        return None if run is None else Folder(self.store.root / run["folder"])
+        return Folder(self.store.root / self._folders[key]) if key in self._look() else None
 
     def run(self, key: str) -> dict[str, Any] | None:
         """One of them."""
@@ -70,11 +70,10 @@ class Index:
     def _look(self) -> dict[str, dict[str, Any]]:
         with self._lock:
             if time.monotonic() - self._looked > AGAIN:
-                names = self._names()
-                self._seen = {name: self._read(name) for name in names}
-                shown = {name: name.encode("utf-8", "replace").decode() for name in names}
-                found = {shown[name]: {**seen.run, "id": shown[name]} for name, seen in self._seen.items()}
-                self._runs = {key: run for key, run in found.items() if run["status"] != "empty"}
+                self._seen = {name: self._read(name) for name in self._names()}
+                found = [(name, seen.run) for name, seen in self._seen.items() if seen.run]
+                self._folders = {run["id"]: name for name, run in found}
+                self._runs = {run["id"]: run for _, run in found}
                 self._looked = time.monotonic()
             return self._runs
 
@@ -142,7 +141,7 @@ def _summary(path: Path, inner: Sequence[str], held: bool | None, stamp: tuple[A
     experiments = [_experiment(Folder(path / name), held) for name in inner]
     exact = found is None and bool(experiments)
     if found is None and not exact:
-        return {"status": "empty", "folder": path.name, "started": 0.0}
+        return {}
     spec = found["spec"] if found else (folder.read_json(f"{inner[0]}/experiment.json") or {})["spec"]["training"]
     if found and found["id"] != path.name:
         raise StoreError(f"{path / 'training.json'} is not what its folder is named for: its id is {found['id']}")
@@ -150,7 +149,7 @@ def _summary(path: Path, inner: Sequence[str], held: bool | None, stamp: tuple[A
     log = [] if exact else losses(folder, record, now)
     step = (record or now or {"step": 0})["step"]
     return {
-        "folder": path.name,
+        "id": path.name,
         "status": _status(record, exact, held, times[3], experiments),
         "message": (record or {}).get("message", ""),
         "name": name,
@@ -232,4 +231,5 @@ def _damaged(name: str, error: Exception, stamp: tuple[Any, ...]) -> dict[str, A
     blank = {"name": "", "differs": [], "seed": None, "steps": 0, "step": 0, "loss": None, "spark": []}
     more = {"seconds": 0.0, "parameters": None, "device": "", "experiments": []}
     when = {"started": stamp[1][1] / 1e9, "updated": max(stamp[1]) / 1e9}
-    return {"folder": name, "status": "damaged", "message": message, **blank, **more, **when}
+    key = name.encode("utf-8", "replace").decode()  # a name in no encoding is shown with question marks
+    return {"id": key, "status": "damaged", "message": message, **blank, **more, **when}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from importlib.resources import files
 from typing import Any
@@ -13,11 +14,16 @@ __all__ = ["Models", "assets"]
 
 def assets() -> dict[str, tuple[str, Callable[[], bytes | str]]]:
     """Name below `/static/` -> its type and what makes it."""
-    own = files("moonbed.serve")
-    found: dict[str, tuple[str, Callable[[], bytes | str]]] = {}
-    for path in (*(own / "js").iterdir(), *(own / "css").iterdir(), files("moonbed.report.page") / "css" / "base.css"):
-        kind = "text/javascript" if path.name.endswith(".js") else "text/css"
-        found[path.name] = (kind, path.read_bytes)
+    from moonbed.report.page.bundle import ENGINE_FILES, bundle, kernel
+
+    own, page = files("moonbed.serve"), files("moonbed.report.page")
+    found: dict[str, tuple[str, Callable[[], bytes | str]]] = {
+        "engine.js": ("text/javascript", lambda: bundle(ENGINE_FILES)),
+        "kernel.wasm": ("application/wasm", kernel),
+    }
+    shared = (page / "css" / "base.css", page / "js" / "theme.js")
+    for path in (*(own / "js").iterdir(), *(own / "css").iterdir(), *shared):
+        found[path.name] = ("text/javascript" if path.name.endswith(".js") else "text/css", path.read_bytes)
     return found
 
 
@@ -26,6 +32,7 @@ class Models:
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self._lock = threading.Lock()
 
     def live(self, run: Mapping[str, Any]) -> dict[str, Any]:
         raise StoreError("not yet")

@@ -22,7 +22,7 @@ _APART = frozenset({"type", "source", "seed"})
 
 def described(spec: Mapping[str, Any]) -> tuple[str, list[list[str]]]:
     """The nearest preset and what differs from it as [place, value]; the seed of the training is not looked at."""
-    name, differs = _nearest(json.dumps({**spec, "seed": None}, sort_keys=True))
+    name, differs = _nearest(json.dumps({**spec, "seed": None}))
     return name, [list(pair) for pair in differs]
 
 

@@ -23,15 +23,15 @@ function ticks(low, high, count) {
   const base = 10 ** Math.floor(Math.log10(rough));
   const step = base * [1, 2, 5, 10].find((m) => m * base >= rough);
   const found = [];
-  for (let k = Math.ceil(low / step - 1e-9); k * step <= high * (1 + 1e-9); k++) found.push(k * step);
+  for (let k = Math.ceil(low / step - 1e-9); k * step <= high * (1 + 1e-9); k++) found.push(k * step || 0);
   return { found, digits: Math.max(0, -Math.floor(Math.log10(step) + 1e-9)) };
 }
 
-/** The mean of each value and those before it, weighed down by e for every `reach` of them. */
+/** The mean of each value and those before it, weighed down by e for every `reach` of them, or a fifth of those so far. */
 function smoothed(values, reach) {
-  const keep = Math.exp(-1 / reach);
   let [sum, weight] = [0, 0];
-  return values.map((v) => {
+  return values.map((v, k) => {
+    const keep = Math.exp(-1 / Math.min(reach, 0.2 * (k + 1)));
     [sum, weight] = [keep * sum + v, keep * weight + 1];
     return sum / weight;
   });
@@ -47,9 +47,10 @@ export function lossCurve(log, steps, width, height = 260) {
   const box = { left: 56, right: 12, top: 10, bottom: 34 };
   const svg = drawn("svg", { class: "losses", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-labelledby": "curve-text" });
   const losses = log.map(([, loss]) => loss);
-  const ordered = [...losses].sort((a, b) => a - b);
-  const spread = ordered[ordered.length - 1] - ordered[0] || Math.abs(ordered[0]) || 1;
-  const [low, high] = [ordered[0] - 0.06 * spread, ordered[ordered.length - 1] + 0.06 * spread];
+  const later = losses.slice(Math.min(3, Math.floor(losses.length / 12))); // the first ones would squeeze all others
+  const [least, most] = [Math.min(...losses), Math.max(...later)];
+  const spread = most - least || Math.abs(least) || 1;
+  const [low, high] = [least - 0.08 * spread, most + 0.08 * spread];
   const x = (step) => box.left + ((width - box.left - box.right) * step) / steps;
   const y = (loss) => box.top + ((height - box.top - box.bottom) * (high - loss)) / (high - low);
   const upright = ticks(low, high, 5);
@@ -62,11 +63,13 @@ export function lossCurve(log, steps, width, height = 260) {
     const end = value === steps || x(value) > width - 30;
     svg.append(drawn("text", { x: x(value), y: height - box.bottom + 20, "text-anchor": end ? "end" : "middle" }, whole(value)));
   }
+  const frame = { x: box.left, y: box.top, width: width - box.left - box.right, height: height - box.top - box.bottom };
+  const lines = drawn("svg", { ...frame, viewBox: `${frame.x} ${frame.y} ${frame.width} ${frame.height}`, overflow: "hidden" });
   const path = (values) => values.map((v, k) => `${x(log[k][0]).toFixed(1)},${y(v).toFixed(1)}`).join(" ");
-  svg.append(drawn("polyline", { class: "raw", points: path(losses) }));
-  if (losses.length > 8) svg.append(drawn("polyline", { class: "smooth", points: path(smoothed(losses, losses.length / 20)) }));
+  lines.append(drawn("polyline", { class: "raw", points: path(losses) }));
+  if (losses.length > 8) lines.append(drawn("polyline", { class: "smooth", points: path(smoothed(losses, losses.length / 20)) }));
   const last = log[log.length - 1];
-  svg.append(drawn("circle", { cx: x(last[0]), cy: y(last[1]), r: 3.5 }));
+  svg.append(lines, drawn("circle", { cx: x(last[0]), cy: Math.max(box.top, y(last[1])), r: 3.5 }));
   return svg;
 }
 

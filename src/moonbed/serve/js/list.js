@@ -26,17 +26,17 @@ function cells(run) {
   name.append(element("code", { class: "muted" }, run.name ? run.id.slice(0, 8) : ""));
   if (run.message) name.append(element("p", { class: "message" }, run.message));
   const progress = element("td", { class: "progress" });
-  if (run.steps) progress.append(bar(run), element("span", { class: "steps" }, steps(run)));
-  const loss = element("td", { class: "loss" }, element("span", {}, run.loss === null ? "–" : number(run.loss)), spark(run.spark));
+  if (run.steps) progress.append(bar(run), element("p", { class: "steps" }, ...steps(run)));
+  const loss = element("td", { class: run.loss === null ? "loss none" : "loss" }, element("span", {}, run.loss === null ? "–" : number(run.loss)), spark(run.spark));
   const begun = element("td", { class: "begun" }, run.started ? moment(run.started) : "–");
   if (run.seconds) begun.append(element("span", { class: "muted" }, ` ${duration(run.seconds)}`));
   return [
     element("td", {}, badge(run.status)),
     name,
-    element("td", { class: "number", "data-label": "seed " }, run.seed === null ? "–" : String(run.seed)),
+    element("td", { class: run.seed === null ? "number none" : "number", "data-label": "seed " }, run.seed === null ? "–" : String(run.seed)),
     progress,
     loss,
-    element("td", { class: "samples" }, samples(run)),
+    element("td", { class: run.experiments.length ? "samples" : "samples none" }, samples(run)),
     begun,
   ];
 }
@@ -45,7 +45,7 @@ function cells(run) {
 function steps(run) {
   const left = remaining(run);
   const far = run.step < run.steps ? `${whole(run.step)} of ${whole(run.steps)}` : `${whole(run.steps)} steps`;
-  return left === null ? far : `${far}, ${duration(left)} left`;
+  return [element("span", {}, far), ...(left === null ? [] : [" ", element("span", {}, `${duration(left)} left`)])];
 }
 
 /** Its experiments in a few words. */
@@ -85,7 +85,8 @@ function arrange() {
   nothing.textContent = runs.length ? "No run is like that." : "The store holds no run yet: `moonbed run` makes one, and it appears here.";
   for (const head of document.querySelectorAll("#runs th")) {
     const mine = head.dataset.key === view.sort;
-    head.setAttribute("aria-sort", mine ? (view.down ? "descending" : "ascending") : "none");
+    const falling = (head.dataset.key === "started") !== Boolean(view.down); // the last begun comes first
+    head.setAttribute("aria-sort", mine ? (falling ? "descending" : "ascending") : "none");
   }
 }
 
