@@ -1,6 +1,17 @@
 """The command line: parsing and printing."""
 
-from moonbed.cli import boards, checking, commands, exporting, judging, serving  # registers them
+from moonbed.cli import boards, checking, commands, exporting, judging, reporting, serving  # registers them
 from moonbed.cli.app import STORE, app, main
 
-__all__ = ["STORE", "app", "boards", "checking", "commands", "exporting", "judging", "main", "serving"]
+__all__ = [
+    "STORE",
+    "app",
+    "boards",
+    "checking",
+    "commands",
+    "exporting",
+    "judging",
+    "main",
+    "reporting",
+    "serving",
+]

@@ -186,9 +186,7 @@ def _matrix(
 
 
 def _head(row: Row) -> Shown:
-    about = [("", row.change)] if row.change else []
-    if row.results:
-        about.append(("", f"{row.results[0].parameters:,} parameters, {tables.seconds(row):.0f} s"))
+    about = [("", f"{row.results[0].parameters:,} parameters"), ("", f"{tables.seconds(row):.0f} s training")]
     about += [("warning", "diverged")] * any(r.status == "diverged" for r in row.results)
     return Shown(row.name, row.name, lines=about)
 
@@ -255,7 +253,7 @@ def comparison_view(found: Comparison) -> Table:
     a, b = found.rows
     columns = [
         Column("metric", "text"),
-        Column("B - A", "number", f"← B better   in sd of a pair   B worse →"),
+        Column("B - A", "number", "← B better, in sd of a pair, B worse →"),
         Column("B is", "text"),
         Column("Holm p"),
         Column("difference", "number", "badness, 95 % interval"),
