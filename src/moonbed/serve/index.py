@@ -216,7 +216,8 @@ def losses(
     elif "log.jsonl" not in record["files"]:
         lines = []
     else:
-        lines = [json.loads(line) for line in folder.read("log.jsonl", record["files"]["log.jsonl"]).splitlines()]
+        text = folder.read("log.jsonl", record["files"]["log.jsonl"])
+        lines = json.loads(b"[" + b",".join(text.splitlines()) + b"]")
     return [(int(line["step"]), float(line["loss"])) for line in lines]
 
 

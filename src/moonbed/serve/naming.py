@@ -30,11 +30,12 @@ def described(spec: Mapping[str, Any]) -> tuple[str, list[list[str]]]:
 def _nearest(text: str) -> tuple[str, tuple[tuple[str, str], ...]]:
     spec = json.loads(text)
     preset, _ = _least(spec, {name: variants[name] for name, variants in _presets().items()})
-    return _least(spec, _presets()[preset])
+    name, found = _least(spec, _presets()[preset])
+    return name, tuple((place, _text(value)) for place, value in found)
 
 
-def _least(spec: Any, bases: Mapping[str, Any]) -> tuple[str, tuple[tuple[str, str], ...]]:
-    found = {name: tuple(_differences(spec, base)) for name, base in bases.items()}
+def _least(spec: Any, bases: Mapping[str, Any]) -> tuple[str, list[tuple[str, Any]]]:
+    found = {name: list(_differences(spec, base)) for name, base in bases.items()}
     return min(found.items(), key=lambda item: len(item[1]))
 
 
@@ -51,22 +52,23 @@ def _presets() -> dict[str, dict[str, dict[str, Any]]]:
     return out
 
 
-def _differences(spec: Any, base: Any, place: str = "") -> Iterator[tuple[str, str]]:
-    """(dotted place, value in `spec`) wherever it is not that of `base`."""
+def _differences(spec: Any, base: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted place, value in `spec`) wherever it is not that of `base`; of a component the name of its class."""
+    if spec == base:
+        return
     if not isinstance(spec, dict):
-        if spec != base:
-            yield place, _text(spec)
+        yield place, spec
         return
     kind = spec.get("type")
     if not isinstance(base, dict) or base.get("type") != kind:
-        yield place, _text(kind)
+        yield place, kind
         base = _defaults(str(kind))
     for key, value in spec.items():
         if key in _APART and (key != "seed" or not place):
             continue
         inner = f"{place}.{key}" if place else key
         if base is None or key not in base:
-            yield inner, _text(value["type"] if isinstance(value, dict) and "type" in value else value)
+            yield inner, value["type"] if isinstance(value, dict) and "type" in value else value
         else:
             yield from _differences(value, base[key], inner)
 
