@@ -77,6 +77,17 @@ def print_rows(table: Sequence[Row], as_json: bool) -> None:
         print_table(tables.to_terminal(table, labels))
 
 
+def say_size(path: Path, size: int) -> None:
+    """Say where a file is, and how large."""
+    text = f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
+    say(escape(f"{path}, {text}"))
+
+
+def warn(lines: Iterable[str]) -> None:
+    """Say on standard error what a reader should know, a line each."""
+    sys.stderr.write("".join(f"moonbed: {' '.join(line.split())}\n" for line in lines))
+
+
 def print_table(table: Any) -> None:
     """Print a table of rich, as wide as the terminal, or 140 where there is none."""
     from rich.console import Console
@@ -90,6 +101,20 @@ def write_text(path: Path, text: str) -> None:
     from moonbed.experiments.store import Folder
 
     Folder(path.parent).write(path.name, text.encode())
+
+
+def write_report(
+    path: Path | None, table: Sequence[Row], store: Any, quiet: bool, title: str, lead: str = "", comparison: Any = None
+) -> None:
+    """Write rows as a page, if one is wanted and there are any, and say where it is."""
+    from moonbed.cli.app import command_line
+    from moonbed.writing import write_page
+
+    if path is None or not table:
+        return
+    size = write_page(path, table, store, title=title, lead=lead, comparison=comparison, command=command_line())
+    if not quiet:
+        say_size(path, size)
 
 
 def write_rows(table: Sequence[Row], out: Path, store: Any) -> list[str]:
@@ -175,6 +200,5 @@ def status(table: Sequence[Row], failures: Sequence[tuple[str, Failure]]) -> int
         lines.append(f"{name}: {failure.message}")
         if failure.trace:
             sys.stderr.write(failure.trace)
-    for line in dict.fromkeys(lines):
-        sys.stderr.write(f"moonbed: {line}\n")
+    warn(dict.fromkeys(lines))
     return 2 if lines else 0
