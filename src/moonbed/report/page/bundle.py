@@ -15,6 +15,7 @@ __all__ = ["ENGINE_FILES", "bundle", "kernel"]
 ENGINE_FILES = (
     "codec.js",
     "random.js",
+    "special.js",
     "kernel.js",
     "tape.js",
     "laws.js",
