@@ -207,7 +207,7 @@ def anatomy(
     from moonbed.experiments import anatomy as job
     from moonbed.experiments.named import find_experiment
     from moonbed.experiments.store import Store
-    from moonbed.report import plots
+    from moonbed.report import figures
     from moonbed.report.verdicts import anatomy_csv, anatomy_json, anatomy_table
 
     where, questions = Store(store), chosen_metrics(metrics)
@@ -221,12 +221,12 @@ def anatomy(
     if isinstance(found, job.Anatomy):
         print_found(found, anatomy_table, anatomy_json, json)
         write_text(out / "anatomy.csv", anatomy_csv(found))
-        plots.save(plots.budget(found), out / "anatomy.png")
+        figures.save(figures.budget(found, 7.0), out / "anatomy.png")
         written = ["anatomy.csv", "anatomy.png"]
         if found.score_error:
-            title = "Score error: the integral over log sigma is Girsanov's bound"
-            plots.save(plots.score_errors(title, found.score_error), out / "score_error.png")
+            figures.save(figures.score_errors(found.score_error), out / "score_error.png")
             written.append("score_error.png")
         if not (json or quiet):
-            say(f"{', '.join(written)} in {out}{os.sep}")
+            kept = where.experiment(found.experiment).path / job.KEPT
+            say(f"{', '.join(written)} in {out}{os.sep}; kept in {kept}, where `moonbed plot` and `report` find it")
     return status([], failures)

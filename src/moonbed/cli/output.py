@@ -124,7 +124,7 @@ def write_rows(table: Sequence[Row], out: Path, store: Any) -> list[str]:
     import numpy as np
 
     from moonbed.experiments.evaluate import reference
-    from moonbed.report import plots, tables
+    from moonbed.report import figures, tables
 
     labels = list(table[0].cells)
     files = {
@@ -139,12 +139,12 @@ def write_rows(table: Sequence[Row], out: Path, store: Any) -> list[str]:
         if row.done:
             first = row.done[0].experiment
             samples = np.load(io.BytesIO(store.experiment(first).file("samples.npy")), allow_pickle=False)
-            plots.save(plots.pair(f"{row.name}: {row.change}", reference(first), samples), out / f"{row.name}.png")
+            figures.save(figures.pair(f"{row.name}: {row.change}", reference(first), samples), out / f"{row.name}.png")
             drawn.append((row.name, samples, first))
     if drawn:
         title = f"Target and generated, n = {len(drawn[0][1]):,}, first seed"
-        figure = plots.overview(title, reference(drawn[0][2]), [(name, samples) for name, samples, _ in drawn])
-        plots.save(figure, out / "all.png")
+        figure = figures.overview(title, reference(drawn[0][2]), [(name, samples) for name, samples, _ in drawn])
+        figures.save(figure, out / "all.png")
     return [*files, *(f"{name}.png" for name, *_ in drawn), *(["all.png"] if drawn else [])]
 
 
