@@ -39,6 +39,8 @@ from typing import Annotated, Any, ClassVar, Self, dataclass_transform
 
 from annotated_types import Ge, Gt, Le
 
+from moonbed._shown import Shown
+
 __all__ = [
     "Component",
     "Fraction",
@@ -90,7 +92,7 @@ _RESERVED = frozenset({"type", "source", "id", "spec", "check", "kind", "parse",
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
-class Component(ABC):
+class Component(Shown, ABC):
     """Base of everything that can stand in a configuration. See the module's docstring."""
 
     _plugin: ClassVar[bool] = False
