@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+import warnings
 from html import escape
 from types import TracebackType
 from typing import Any, Self
@@ -79,6 +80,7 @@ class Bars:
         """Print a line above the bars."""
         self.console.print(line, style="dim", highlight=False, markup=False)
 
+
 class Cell:
     """The stage that is under way as one line in the output of a notebook's cell; it is gone at the end.
 
@@ -90,6 +92,7 @@ class Cell:
         self._handle: Any = None
 
     def __enter__(self) -> Self:
+        warnings.filterwarnings("ignore", "IProgress not found")  # of tqdm, which others import: not ours to install
         return self
 
     def __exit__(

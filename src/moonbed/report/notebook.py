@@ -1,0 +1,202 @@
+"""What a notebook shows of an object, and a prompt: rows, comparisons, error budgets, configurations, laws.
+
+HTML without a script and without a style sheet, since GitHub and nbviewer strip both: plain tables, in the colours of
+the notebook that they stand in, and pictures as data URIs. All text from outside is escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+import math
+from collections.abc import Iterator, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from moonbed._lazy import lazy_import
+from moonbed.component import Component, SpecError
+from moonbed.report.tables import number, to_terminal
+from moonbed.targets import Target
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from moonbed.experiments.anatomy import Anatomy, Part
+    from moonbed.experiments.rows import Row
+else:
+    np = lazy_import("numpy")
+    torch = lazy_import("torch")
+
+__all__ = ["html", "text", "to_pandas"]
+
+WIDTH = 130
+"""Characters of a table at a prompt."""
+LEVELS = (0.05, 0.3, 1.0)
+"""Noise levels at which a law is drawn, in standardised units."""
+REACH, SIDE = 3.0, 120
+"""Half the width of the window of such a picture, and its pixels a side."""
+BLUE = (0x00, 0x72, 0xB2)
+
+
+def html(thing: Any) -> str:
+    """The object as a piece of HTML."""
+    from moonbed.experiments.anatomy import Anatomy
+    from moonbed.experiments.compare import Comparison
+
+    try:
+        from moonbed.report.page import fragment
+    except ImportError:
+        from moonbed.report.tables import to_markdown
+
+        def fragment(rows, comparison=None):  # TEMPORARY
+            return f"<pre>{escape(to_markdown(rows))}</pre>"
+
+    if isinstance(thing, Target):
+        return _configuration(thing) + _densities(thing)
+    if isinstance(thing, Component):
+        return _configuration(thing)
+    if isinstance(thing, Anatomy):
+        return _budget(thing)
+    if isinstance(thing, Comparison):
+        return fragment(thing.rows, thing)
+    found = _rows(thing)
+    return fragment(found) if found else "<p>no rows</p>"
+
+
+def text(thing: Any) -> str:
+    """The object as plain text."""
+    from rich.console import Console
+
+    from moonbed.experiments.anatomy import Anatomy
+    from moonbed.experiments.compare import Comparison
+    from moonbed.report.verdicts import anatomy_table, comparison_table
+
+    if isinstance(thing, Component):
+        return str(thing)
+    if isinstance(thing, Anatomy):
+        table = anatomy_table(thing)
+    elif isinstance(thing, Comparison):
+        table = comparison_table(thing)
+    elif found := _rows(thing):
+        table = to_terminal(found, list(found[0].cells))
+    else:
+        return "no rows"
+    out = io.StringIO()
+    Console(file=out, width=WIDTH, color_system=None, force_jupyter=False).print(table)
+    return "\n".join(line.rstrip() for line in out.getvalue().strip("\n").splitlines())
+
+
+def _rows(thing: Any) -> Sequence[Row]:
+    return thing if isinstance(thing, list) else [thing]
+
+
+def _image(data: bytes, kind: str, about: str, width: int) -> str:
+    source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    return f'<img src="{source}" alt="{escape(about)}" width="{width}">'
+
+
+def to_pandas(rows: Sequence[Row], wide: bool = False) -> Any:
+    """A DataFrame of the rows."""
+    from moonbed.report import tables
+
+    return tables.to_pandas(rows, wide=wide)
+
+
+# A configuration
+
+
+def _configuration(component: Component) -> str:
+    """A table of dotted names, as `replace` and the command line take them; what is not the default is bold."""
+    lines = "".join(
+        f'<tr><td style="text-align:left"><code>{escape(name)}</code></td>'
+        f'<td style="text-align:left">{"<b>" * new}<code>{escape(value)}</code>{"</b>" * new}</td></tr>'
+        for name, value, new in _fields(component)
+    )
+    head = f"<b>{escape(type(component).__name__)}</b> <code>{component.id[:8]}</code>"
+    return f"<div>{head}</div><table><tbody>{lines}</tbody></table>" if lines else f"<div>{head}</div>"
+
+
+def _fields(component: Component, place: str = "") -> Iterator[tuple[str, str, bool]]:
+    """Dotted name, value, and whether it is not the default; a component that is long has a line for each field."""
+    try:
+        usual: Component | None = type(component)()
+    except SpecError:
+        usual = None
+    for field in dataclasses.fields(component):
+        value, name = getattr(component, field.name), place + field.name
+        if isinstance(value, Component) and "\n" in str(value):
+            yield name, type(value).__name__, usual is None or type(getattr(usual, field.name)) is not type(value)
+            yield from _fields(value, f"{name}.")
+        else:
+            written = str(value) if isinstance(value, Component) else repr(value)
+            yield name, written, usual is None or getattr(usual, field.name) != value
+
+
+# A law
+
+
+def _densities(target: Target) -> str:
+    """The exact density of x_0 + sigma eps at a few noise levels; nothing for a law that is not in the plane."""
+    if target.dim != 2:
+        return ""
+    cells = "".join(
+        f'<td style="text-align:center">{_image(_density(target, sigma), "png", f"density at sigma = {sigma:g}", 150)}'
+        f"<br>σ = {sigma:g}</td>"
+        for sigma in LEVELS
+    )
+    about = f"exact density of x₀ + σ ε, both coordinates from {-REACH:g} to {REACH:g}; the more opaque, the denser"
+    return f"<table><tr>{cells}</tr></table><small>{about}</small>"
+
+
+def _density(target: Target, sigma: float) -> bytes:
+    """A picture (PNG): blue, as opaque as the law is dense."""
+    from PIL import Image
+
+    ticks = (torch.arange(SIDE, dtype=torch.float64) + 0.5) / SIDE * 2 * REACH - REACH
+    x = torch.cartesian_prod(-ticks, ticks).flip(1)  # rows from the top
+    log_p = target.log_prob(x, 1.0, sigma).reshape(SIDE, SIDE)
+    pixels = np.empty((SIDE, SIDE, 4), dtype=np.uint8)
+    pixels[..., :3] = BLUE
+    pixels[..., 3] = (255 * torch.exp(log_p - log_p.max()).sqrt()).round().numpy()
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG", optimize=True)
+    return out.getvalue()
+
+
+# An error budget
+
+
+def _budget(found: Anatomy) -> str:
+    """The picture, and its numbers as a table."""
+    from moonbed.report.verdicts import anatomy_about
+
+    causes = list(next(iter(found.parts.values()), ()))
+    head = "".join(f"<th>{escape(title)}</th>" for title in ("metric", *causes))
+    lines = "".join(
+        f'<tr><th style="text-align:left">{escape(label)}</th>'
+        + "".join(f"<td>{_part(part)}</td>" for part in parts.values())
+        + "</tr>"
+        for label, parts in found.parts.items()
+    )
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>"
+    picture = _image(_budget_svg(found), "svg+xml", "what each cause adds above the floor", 760)
+    return f"{picture}{table}<small>{escape(anatomy_about(found))}</small>"
+
+
+def _part(part: Part) -> str:
+    low, high = part.interval
+    doubt = f"<br><small>{number(low)} .. {number(high)}</small>" if math.isfinite(high - low) else ""
+    return f"{number(part.value)}{doubt}"
+
+
+def _budget_svg(found: Anatomy) -> bytes:
+    import matplotlib
+
+    from moonbed.report.plots import budget
+
+    out = io.BytesIO()
+    with matplotlib.rc_context({"svg.fonttype": "none"}):  # text, not outlines of letters: a fifth of the size
+        budget(found).savefig(out, format="svg", metadata={"Date": None})
+    return out.getvalue()
