@@ -45,13 +45,7 @@ def html(thing: Any) -> str:
     from moonbed.experiments.anatomy import Anatomy
     from moonbed.experiments.compare import Comparison
 
-    try:
-        from moonbed.report.page import fragment
-    except ImportError:
-        from moonbed.report.tables import to_markdown
-
-        def fragment(rows, comparison=None):  # TEMPORARY
-            return f"<pre>{escape(to_markdown(rows))}</pre>"
+    from moonbed.report.page import fragment
 
     if isinstance(thing, Target):
         return _configuration(thing) + _densities(thing)
