@@ -8,19 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from moonbed.experiments import anatomy as budgets
 from moonbed.experiments import compare as comparisons
 from moonbed.experiments.named import find_experiment
 from moonbed.experiments.presets import PRESETS
-from moonbed.experiments.rows import DRAWS, Rows, follow, rows
+from moonbed.experiments.rows import DRAWS, Row, Rows, follow, rows
 from moonbed.experiments.run import Failure, Progress, gather, suite
 from moonbed.experiments.spec import Experiment
 from moonbed.experiments.store import Store, StoreError
 from moonbed.metrics import Metric
+from moonbed.writing import write_page
 
-__all__ = ["anatomy", "compare", "measure"]
+if TYPE_CHECKING:
+    from moonbed.report.notebook import Page
+
+__all__ = ["anatomy", "compare", "measure", "write_report"]
 
 Event = TypeVar("Event")
 
@@ -96,6 +100,27 @@ def anatomy(
     _, found = _arm(experiment, where, None)
     options: dict[str, Any] = {"repeats": repeats, "seeds": seeds, "draws": draws, "device": device, "jobs": jobs}
     return _last(budgets.anatomy(found, suite(metrics), store=where, **options), budgets.Anatomy, quiet)
+
+
+def write_report(
+    results: Sequence[Row] | Row | comparisons.Comparison,
+    path: str | Path = "report.html",
+    *,
+    title: str = "Results",
+    lead: str = "",
+    store: Store | str | Path = "runs",
+) -> Page:
+    """Write rows or a comparison as one HTML file that opens from disk, the models of the store living in it.
+
+    What is returned displays itself as a link; its `frame()` shows the page in the notebook. Raises `StoreError` where
+    the file cannot be written.
+    """
+    from moonbed.report.notebook import Page
+
+    comparison = results if isinstance(results, comparisons.Comparison) else None
+    found = results.rows if isinstance(results, comparisons.Comparison) else results
+    shown = Rows([found] if isinstance(found, Row) else found)
+    return Page(Path(path), write_page(path, shown, store, title=title, lead=lead, comparison=comparison))
 
 
 def _arm(what: Experiment | str, store: Store, name: str | None) -> tuple[str, Experiment]:

@@ -12,7 +12,9 @@ import io
 import math
 from collections.abc import Iterator, Sequence
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from moonbed._lazy import lazy_import
 from moonbed.component import Component, SpecError
@@ -29,7 +31,7 @@ else:
     np = lazy_import("numpy")
     torch = lazy_import("torch")
 
-__all__ = ["html", "text", "to_pandas"]
+__all__ = ["Frame", "Page", "html", "text", "to_pandas"]
 
 WIDTH = 130
 """Characters of a table at a prompt."""
@@ -44,7 +46,6 @@ def html(thing: Any) -> str:
     """The object as a piece of HTML."""
     from moonbed.experiments.anatomy import Anatomy
     from moonbed.experiments.compare import Comparison
-
     from moonbed.report.page import fragment
 
     if isinstance(thing, Target):
@@ -96,6 +97,44 @@ def to_pandas(rows: Sequence[Row], wide: bool = False) -> Any:
     from moonbed.report import tables
 
     return tables.to_pandas(rows, wide=wide)
+
+
+# A page
+
+
+@dataclasses.dataclass(frozen=True)
+class Page:
+    """A page that was written; a path to it, and in a notebook a link."""
+
+    path: Path
+    size: int
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __str__(self) -> str:
+        return f"{self.path}, {self.size / 1e6:.2f} MB; it opens in any browser, without a network"
+
+    def _repr_html_(self) -> str:
+        name = escape(self.path.name)
+        link = f'<a href="{escape(quote(self.path.as_posix()))}" target="_blank">{name}</a>'
+        return f"{link}, {self.size / 1e6:.2f} MB; it opens in any browser, without a network"
+
+    def frame(self, height: int = 800) -> Frame:
+        """The page itself, to be displayed in a notebook, which then holds all of it once more."""
+        return Frame(self.path.read_text(encoding="utf-8"), height)
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """A page inside a notebook: its scripts run in a frame of their own, apart from the notebook."""
+
+    page: str = dataclasses.field(repr=False)
+    height: int
+
+    def _repr_html_(self) -> str:
+        style = f"width:100%;height:{self.height}px;border:0"
+        return f'<iframe srcdoc="{escape(self.page)}" sandbox="allow-scripts allow-popups" style="{style}"></iframe>'
 
 
 # A configuration
