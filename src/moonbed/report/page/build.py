@@ -15,7 +15,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import moonbed
-from moonbed.report.page.bundle import ENGINE_FILES, bundle, kernel
+from moonbed.report.page.bundle import ENGINE_FILES, LIVE_FILES, bundle, kernel
 from moonbed.report.page.views import (
     comparison_view,
     configuration_view,
@@ -33,8 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["fragment", "page", "script_data"]
 
-STATIC_FILES = ("sort.js", "page.js")
-UI_FILES: tuple[str, ...] = ()
+STATIC_FILES = ("theme.js", "sort.js", "page.js")
 
 
 @cache
@@ -88,7 +87,7 @@ def page(
             command=command,
             versions=versions or {"moonbed": moonbed.__version__},
             css=style("base.css", "table.css", "verdict.css", *(["live.css"] if live else [])),
-            script=bundle([*STATIC_FILES, *(UI_FILES if live else ())]),
+            script=bundle([*STATIC_FILES, *(LIVE_FILES if live else ())]),
         )
     )
 

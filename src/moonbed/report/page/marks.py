@@ -22,7 +22,8 @@ __all__ = ["Axis", "axis_of", "effect_mark", "position", "value_mark"]
 
 EDGE = 7.0
 """Free room at both ends of a mark, for half a dot."""
-LOG = 30.0
+LOG, MOST = 30.0, 1e15
+"""Spans between which an axis is logarithmic."""
 LEAST = 3.0
 """Width of a band that has none."""
 ROOM = 0.4
@@ -65,7 +66,7 @@ def axis_of(cells: Iterable[Cell]) -> Axis | None:
     beyond = any(math.inf in (*c.values, *((c.floor.hi,) if c.floor else ())) for c in cells)
     if beyond and high > 0:
         high *= 3  # room before the end, which then stands for infinity
-    if log := low > 0 and high / low > LOG:
+    if log := low > 0 and LOG < high / low < MOST:
         stretch = (high / low) ** 0.08
         return Axis(low / stretch, high * stretch, True)
     if low == high:

@@ -171,7 +171,10 @@ def _legend(rows: Sequence[Row], labels: Sequence[str]) -> dict[str, str]:
 def _matrix(
     rows: Sequence[Row], labels: Sequence[str], axes: Mapping[str, Axis | None]
 ) -> tuple[list[Column], list[Line]]:
-    floors = {label: {tables.floor(row.cells[label]) for row in rows if label in row.cells} for label in labels}
+    floors = {
+        label: {tables.floor(row.cells[label]) for row in rows if label in row.cells and row.cells[label].values}
+        for label in labels
+    }
     shared = {label: next(iter(found)) if len(found) == 1 else "" for label, found in floors.items()}
     below = {label: f"floor {text}" if text not in ("", "–") else "" for label, text in shared.items()}
     columns = [Column("row", "text"), *(Column(label, "number", below[label]) for label in labels)]
@@ -306,20 +309,39 @@ def _finite(value: float) -> str:
 # Configurations
 
 
+@dataclass(frozen=True)
+class Differences:
+    """A grid of texts, each with whether it is unlike the first row's."""
+
+    corner: str
+    titles: Sequence[str]
+    lines: Sequence[tuple[str, Sequence[tuple[str, bool]]]]
+
+
 def configuration_view(rows: Sequence[Row]) -> dict[str, Any]:
-    """The fields in which rows differ, a cell beside the first row's, and every configuration whole."""
+    """The fields in which rows differ, and every configuration whole with the ids of its runs.
+
+    A field is a line where there are few rows, else a column.
+    """
     from moonbed.experiments.differences import between_experiments, short
 
     groups = [[r.experiment for r in row.results] for row in rows]
-    fields = []
-    for place, values in between_experiments(groups).items():
-        texts = [short(value) for value in values]
-        fields.append((place, [(text, value != values[0]) for text, value in zip(texts, values, strict=True)]))
+    names = [row.name for row in rows]
+    fields = {
+        place: [(short(value), value != values[0]) for value in values]
+        for place, values in between_experiments(groups).items()
+    }
+    if len(rows) <= FEW + 1:
+        grid = Differences("field", names, [*fields.items()])
+    else:
+        grid = Differences(
+            "row", [*fields], [(n, [cells[k] for cells in fields.values()]) for k, n in enumerate(names)]
+        )
     runs = [
         [{"seed": e.training.seed, "id": e.id, "training": e.training.id} for e in sorted(g, key=_seed)] for g in groups
     ]
-    whole = [(row.name, str(group[0]), ids) for row, group, ids in zip(rows, groups, runs, strict=True)]
-    return {"names": [row.name for row in rows], "fields": fields, "whole": whole}
+    whole = [(name, str(group[0]), ids) for name, group, ids in zip(names, groups, runs, strict=True)]
+    return {"several": len(rows) > 1, "grid": grid if fields else None, "whole": whole}
 
 
 def _seed(experiment: Any) -> int:
