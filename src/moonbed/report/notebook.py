@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from moonbed._lazy import lazy_import
 from moonbed.component import Component, SpecError
-from moonbed.report.tables import number, to_terminal
+from moonbed.report.tables import number, to_pandas, to_terminal
 from moonbed.targets import Target
 
 if TYPE_CHECKING:
@@ -90,17 +90,6 @@ def _rows(thing: Any) -> Sequence[Row]:
 def _image(data: bytes, kind: str, about: str, width: int) -> str:
     source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
     return f'<img src="{source}" alt="{escape(about)}" width="{width}">'
-
-
-def to_pandas(rows: Sequence[Row], wide: bool = False) -> Any:
-    """A DataFrame of the rows."""
-    from moonbed.report import tables
-
-    if not hasattr(tables, "to_pandas"):  # TEMPORARY
-        import pandas
-
-        return pandas.DataFrame(tables.flat(rows))
-    return tables.to_pandas(rows, wide=wide)
 
 
 # A page

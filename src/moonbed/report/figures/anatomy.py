@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["budget", "score_errors"]
 
 CAUSES = {"sampler": "#56B4E9", "capacity": "#E69F00", "estimation": "#009E73", "total": "#999999"}
-HATCHES = {"sampler": "", "capacity": "////", "estimation": "....", "total": "xxxx"}
+HATCHES = {"sampler": "", "capacity": "////", "estimation": "\\\\\\\\", "total": "xxxx"}
 LINKS = {"capacity": "trained on the exact target", "estimation": "as it was trained"}
 TITLE = "Score error: its integral over log σ is Girsanov's bound"
 DASHES = {"capacity": (0, (4, 1.5)), "estimation": "-"}
@@ -38,8 +38,8 @@ def budget(found: Anatomy, width: float = WIDTH) -> Figure:
     over = f"{found.seeds} trainings" if found.seeds > 1 else f"{found.repeats} draws of one training"
     note(
         figure,
-        f"what each cause adds to a metric above its floor (which exact samples have), mean and 95 % interval over {over}; "
-        f"n = {found.experiment.n:,} samples; sampler: exact denoiser, same steps; capacity: same network on the exact "
+        "what each cause adds to a metric above its floor (which exact samples have), mean and 95 % interval over "
+        f"{over}; n = {found.experiment.n:,} samples; sampler: exact denoiser, same steps; capacity: same network on the exact "
         "target; estimation: the rest",
     )
     return figure
