@@ -418,7 +418,7 @@ def _answer(
 
 
 def outcome(store: Store, experiment: Experiment) -> Result:
-    """What the records say of an experiment, without answers: "done", "diverged", or "missing" where one is not there."""
+    """What the records say of an experiment, without its answers; "missing" where one of them is not there."""
     records = [store.training(training).record() for training in experiment.needs]
     first, folder = (records[0] if records else None) or {}, store.experiment(experiment)
     found = Result(

@@ -8,8 +8,9 @@
                        checkpoint.json        only while it trains: the step, and which file holds the state
                        <experiment id>/experiment.json, samples.npy, record.json
                        <experiment id>/metrics/<metric id>.json
+                       <experiment id>/anatomy.json    its error budget, where one was taken
          floors/<id>.json                     draws of a metric from an exact sampler
-         exact/<id>.json                      values of the exact denoiser under a sampler
+         exact/<id>.json                      values of the exact denoiser under a sampler, and in a training's loss
 
 A file appears whole or not at all: it is written beside its place, flushed to the disk and renamed. What is read is
 held against its checksum first; a file that does not match is named in a `StoreError` and never used. A lock that the
@@ -152,6 +153,14 @@ class Folder:
             return None
         tensors = load(self.read(pointer["file"], pointer["sha256"]))
         return tensors, pointer["step"], pointer["log"], pointer["seconds"]
+
+    def log(self) -> list[tuple[int, float]]:
+        """(step, mean loss) of a training so far: of its log where it is done, of its last checkpoint while it is not."""
+        if self.record() is not None:
+            lines = [json.loads(line) for line in self.file("log.jsonl").splitlines()]
+        else:
+            lines = (self.read_json("checkpoint.json") or {"log": []})["log"]
+        return [(int(line["step"]), float(line["loss"])) for line in lines]
 
     def drop_checkpoint(self) -> None:
         """Forget the state of a training that is done."""

@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any
 
 from moonbed.component import SpecError, digest
+from moonbed.diffusion.regressions import ExactMean
 from moonbed.experiments.differences import differing, short
 from moonbed.experiments.evaluate import answer_name, read_answer
 from moonbed.experiments.named import find_experiment
@@ -20,12 +21,22 @@ from moonbed.experiments.plugins import experiments_in
 from moonbed.experiments.presets import BUDGETS, CHANGES, PRESETS, published
 from moonbed.experiments.rows import Row, rows
 from moonbed.experiments.run import Result, outcome
-from moonbed.experiments.spec import Experiment
+from moonbed.experiments.spec import Experiment, Training
 from moonbed.experiments.store import Store, StoreError, load_spec
 from moonbed.metrics import Metric
 from moonbed.metrics.suites import SUITES
 
-__all__ = ["by_seed", "finished", "held", "name_of", "select", "seedless", "stored_result", "stored_rows"]
+__all__ = [
+    "by_seed",
+    "finished",
+    "groups_of",
+    "held",
+    "name_of",
+    "questions",
+    "seedless",
+    "stored_result",
+    "stored_rows",
+]
 
 FEW = 2
 """Changes that a name still lists; what differs in more from every preset is called by its id."""
@@ -80,7 +91,7 @@ def _known() -> Mapping[str, Experiment]:
 
 @cache
 def _by_digest() -> Mapping[str, str]:
-    return {seedless(experiment): name for name, experiment in reversed(_known().items())}
+    return {seedless(experiment): name for name, experiment in reversed([*_known().items()])}
 
 
 def name_of(experiment: Experiment) -> str:
@@ -99,39 +110,76 @@ def name_of(experiment: Experiment) -> str:
 # What is asked for
 
 
-def select(text: str, store: Store) -> dict[str, list[Experiment]]:
-    """Name -> the stored experiments, by seed, that `text` names: a preset, `file.py`, `file.py:name`, or an id.
+def groups_of(
+    what: Sequence[str], store: Store, most: int | None = None
+) -> tuple[dict[str, list[Experiment]], list[str]]:
+    """Name -> stored experiments by seed, of presets, `file.py`, `file.py:name` and ids; and what is to be said of it.
 
-    A preset that the store holds only under a budget or on the published data is these. Raises `SpecError` for what is
-    not there; the message says which command makes it.
+    Nothing named is every finished run but the links of error budgets, the newest `most` of them. A preset that the
+    store holds only under a budget or on the published data is these. Raises `SpecError` for what is not there; its
+    message says which command makes it.
     """
+    for text in what:
+        if (path := _file(text)) is not None:
+            experiments_in(path)  # its classes are known from here on
+    stored, left_out = finished(store)
+    if not what:
+        groups = by_seed(e for e in stored if not _is_link(e))
+        if not groups:
+            raise SpecError([("", f"no finished run in {store.root}; `moonbed run` makes one")])
+        said = [f"left out: {why}" for why in left_out]
+        if most is not None and len(groups) > most:
+            said.append(f"the newest {most} of {len(groups)} rows; name others by their ids")
+        return _distinct([(name_of(group[0]), group) for group in groups[:most]]), said
+    chosen: list[tuple[str, Experiment]] = []
+    for text in what:
+        chosen += _chosen(text, store, stored)
+    names: dict[str, str] = {}
+    for name, experiment in chosen:
+        names.setdefault(seedless(experiment), name)
+    return _distinct([(names[seedless(g[0])], g) for g in by_seed(e for _, e in chosen)]), []
+
+
+def _file(text: str) -> str | None:
+    """The Python file that a text names, None where it names none."""
+    head = text.split()[0] if text.split() else ""
+    path = head.rpartition(":")[0] if ".py:" in head else head
+    return path if path.endswith(".py") else None
+
+
+def _is_link(experiment: Experiment) -> bool:
+    """Whether it was made to take an error apart: another draw from the same weights, or the exact regression."""
+    return experiment.seed != 0 or isinstance(getattr(experiment.training.objective, "regression", None), ExactMean)
+
+
+def _distinct(named: Sequence[tuple[str, list[Experiment]]]) -> dict[str, list[Experiment]]:
+    out: dict[str, list[Experiment]] = {}
+    for name, group in named:
+        out[name if name not in out else f"{name} ({group[0].id[:8]})"] = group
+    return out
+
+
+def _chosen(text: str, store: Store, stored: Sequence[Experiment]) -> list[tuple[str, Experiment]]:
+    """Name and experiment of all that one text names, every seed."""
     words = text.split()
-    here = by_seed(finished(store)[0])
-    stored = {seedless(group[0]): group for group in here}
-    if len(words) == 1 and text.endswith(".py"):
-        wanted = experiments_in(text)
-        here = by_seed(finished(store)[0])  # of which some could not be read before
-        stored = {seedless(group[0]): group for group in here}
-    elif words and _is_id(words[0], store):
-        return _by_id(words, store)
-    else:
-        name, experiment = find_experiment(text, store)
-        wanted = {name: experiment}
-        if name in PRESETS and seedless(experiment) not in stored:
-            wanted |= {key: e for key, e in _known().items() if key.startswith(f"{name},") and seedless(e) in stored}
-            wanted = {key: e for key, e in wanted.items() if seedless(e) in stored} or wanted
-    missing = [name for name, experiment in wanted.items() if seedless(experiment) not in stored]
+    if words and words[0] not in PRESETS and len(words[0]) >= 4 and words[0].isalnum() and store.find(words[0]):
+        return [(name_of(e), e) for e in _by_id(words, store, stored)]
+    whole_file = text.endswith(".py") and len(words) == 1
+    wanted = experiments_in(text) if whole_file else dict([find_experiment(text, store)])
+    seeds: dict[str, list[Experiment]] = {}
+    for experiment in stored:
+        seeds.setdefault(seedless(experiment), []).append(experiment)
+    if text in PRESETS and seedless(wanted[text]) not in seeds:
+        variants = {name: e for name, e in _known().items() if name.startswith(f"{text},") and seedless(e) in seeds}
+        wanted = variants or wanted
+    missing = [name for name, experiment in wanted.items() if seedless(experiment) not in seeds]
     if missing:
-        command = f"moonbed run {text.partition(':')[0] if '.py:' in text else text}"
+        command = f"moonbed run {_file(text) or text}"
         raise SpecError([(name, f"is not in the store {store.root}; `{command}` makes it") for name in missing])
-    return {name: stored[seedless(experiment)] for name, experiment in wanted.items()}
+    return [(name, found) for name, experiment in wanted.items() for found in seeds[seedless(experiment)]]
 
 
-def _is_id(word: str, store: Store) -> bool:
-    return word not in PRESETS and len(word) >= 4 and word.isalnum() and bool(store.find(word))
-
-
-def _by_id(words: Sequence[str], store: Store) -> dict[str, list[Experiment]]:
+def _by_id(words: Sequence[str], store: Store, stored: Sequence[Experiment]) -> list[Experiment]:
     """All experiments of a training, or one experiment."""
     hits, text = store.find(words[0]), words[0]
     if words[1:]:
@@ -140,12 +188,14 @@ def _by_id(words: Sequence[str], store: Store) -> dict[str, list[Experiment]]:
         ids = ", ".join(folder.path.name for _, folder in hits)
         raise SpecError([("", f"{text!r} is the beginning of {len(hits)} ids: {ids}")])
     kind, folder = hits[0]
-    key = folder.path.name
-    known = [e for e in finished(store)[0] if key in (e.id, e.training.id)]
-    if not known:
-        load_spec(folder, Experiment if kind == "Experiment" else type(PRESETS["fast"].training))
+    found = [e for e in stored if folder.path.name in (e.id, e.training.id)]
+    if not found:
+        try:
+            load_spec(folder, Experiment if kind == "Experiment" else Training)
+        except StoreError as error:
+            raise SpecError([("", str(error))]) from None
         raise SpecError([(text, f"is not finished in the store {store.root}; the command that began it goes on")])
-    return {name_of(group[0]): group for group in by_seed(known)}
+    return found
 
 
 # Rows

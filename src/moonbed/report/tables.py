@@ -101,6 +101,18 @@ def caption(rows: Sequence[Row]) -> str:
     )
 
 
+def interval_caption(rows: Sequence[Row]) -> str:
+    """What the marks of a figure are: n, seeds, interval, floor."""
+    sizes = " or ".join(f"{n:,}" for n in sorted({r.experiment.n for row in rows for r in row.results}))
+    counts = sorted({len(row.results) for row in rows})
+    seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    doubt = "over evaluation draws" if counts == [1] else "of the mean over seeds (Student's t)"
+    draws = max((c.floor.draws for r in rows for c in r.cells.values() if c.floor), default=0)
+    floors = f"5 to 95 % of {draws} draws of a perfect sampler" if draws else "none drawn"
+    word = "seed" if counts == [1] else "seeds"
+    return f"n = {sizes} samples a run; {seeds} {word}; interval: 95 %, {doubt}; floor: {floors}"
+
+
 def to_terminal(rows: Sequence[Row], labels: Sequence[str]) -> Table:
     """A rich table: a column for each metric where there are few of them, a line for each where there are many."""
     from rich import box

@@ -22,7 +22,10 @@ __all__ = ["Axis", "axis_of", "effect_mark", "position", "value_mark"]
 
 EDGE = 7.0
 """Free room at both ends of a mark, for half a dot."""
-LOG = 30.0
+LOG, MOST = 30.0, 1e15
+"""Spans between which an axis is logarithmic."""
+LEAST = 3.0
+"""Width of a band that has none."""
 ROOM = 0.4
 """How far intervals may stretch an axis, as a share of its length."""
 
@@ -60,7 +63,10 @@ def axis_of(cells: Iterable[Cell]) -> Axis | None:
     if not core:
         return None
     low, high = min(core), max(core)
-    if log := low > 0 and high / low > LOG:
+    beyond = any(math.inf in (*c.values, *((c.floor.hi,) if c.floor else ())) for c in cells)
+    if beyond and high > 0:
+        high *= 3  # room before the end, which then stands for infinity
+    if log := low > 0 and LOG < high / low < MOST:
         stretch = (high / low) ** 0.08
         return Axis(low / stretch, high * stretch, True)
     if low == high:
@@ -91,11 +97,12 @@ def value_mark(cell: Cell, axis: Axis, width: int = 132) -> str:
         return EDGE + axis.share(value) * (width - 2 * EDGE)
 
     parts = [f'<path class="mk-axis" d="M{EDGE:g} 11H{width - EDGE:g}"/>']
-    if cell.floor and math.isfinite(cell.floor.lo):
+    if cell.floor and not math.isnan(cell.floor.lo):
         low, high = x(cell.floor.lo), x(cell.floor.hi)
-        middle, half = (low + high) / 2, max(high - low, 2.0) / 2
+        short = max(0.0, LEAST - (high - low)) / 2
         parts.append(
-            f'<rect class="mk-floor" x="{middle - half:.1f}" y="3" width="{2 * half:.1f}" height="16" rx="1.5"/>'
+            f'<rect class="mk-floor" x="{low - short:.1f}" y="3" width="{high - low + 2 * short:.1f}" height="16" '
+            'rx="1.5"/>'
         )
     if cell.interval and cell.values and all(map(math.isfinite, cell.interval)):
         parts.append(_line(*cell.interval, axis, x))
@@ -144,8 +151,10 @@ def _line(low: float, high: float, axis: Axis, place: Callable[[float], float]) 
     """An interval with caps at its ends, or arrows where the axis ends before it does."""
     out = f"M{place(low):.1f} 11H{place(high):.1f}"
     for end, beyond, way in ((low, low < axis.low, 1), (high, high > axis.high, -1)):
-        out += f"M{place(end) + 3.5 * way:.1f} 7.5l{-3.5 * way:g} 3.5l{3.5 * way:g} 3.5" if beyond else (
-            f"M{place(end):.1f} 8v6"
+        out += (
+            f"M{place(end) + 3.5 * way:.1f} 7.5l{-3.5 * way:g} 3.5l{3.5 * way:g} 3.5"
+            if beyond
+            else (f"M{place(end):.1f} 8v6")
         )
     return f'<path class="mk-interval" d="{out}"/>'
 

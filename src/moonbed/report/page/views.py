@@ -171,7 +171,10 @@ def _legend(rows: Sequence[Row], labels: Sequence[str]) -> dict[str, str]:
 def _matrix(
     rows: Sequence[Row], labels: Sequence[str], axes: Mapping[str, Axis | None]
 ) -> tuple[list[Column], list[Line]]:
-    floors = {label: {tables.floor(row.cells[label]) for row in rows if label in row.cells} for label in labels}
+    floors = {
+        label: {tables.floor(row.cells[label]) for row in rows if label in row.cells and row.cells[label].values}
+        for label in labels
+    }
     shared = {label: next(iter(found)) if len(found) == 1 else "" for label, found in floors.items()}
     below = {label: f"floor {text}" if text not in ("", "–") else "" for label, text in shared.items()}
     columns = [Column("row", "text"), *(Column(label, "number", below[label]) for label in labels)]
@@ -186,9 +189,7 @@ def _matrix(
 
 
 def _head(row: Row) -> Shown:
-    about = [("", row.change)] if row.change else []
-    if row.results:
-        about.append(("", f"{row.results[0].parameters:,} parameters, {tables.seconds(row):.0f} s"))
+    about = [("", f"{row.results[0].parameters:,} parameters"), ("", f"{tables.seconds(row):.0f} s training")]
     about += [("warning", "diverged")] * any(r.status == "diverged" for r in row.results)
     return Shown(row.name, row.name, lines=about)
 
@@ -205,7 +206,17 @@ def _shown(cell: Cell, axis: Axis | None, floor: bool) -> Shown:
         lines.append(("published", tables.number(cell.published)))
     lines = [(name, text) for name, text in lines if text != "–"]
     mark = value_mark(cell, axis) if axis else ""
-    return Shown(_key(cell), tables.measured(cell), mark, tables.within_floor(cell), lines, position(cell))
+    return Shown(_key(cell), measured(cell), mark, tables.within_floor(cell), lines, position(cell))
+
+
+def measured(cell: Cell) -> str:
+    """As the terminal says it, but with two digits of the standard deviation."""
+    if not cell.values or "text" in cell.details:
+        return tables.measured(cell)
+    mean, sd = spread(cell.values)
+    if sd is None or not math.isfinite(sd):
+        return tables.number(mean)
+    return f"{tables.number(mean)} ± {f'{sd:,.0f}' if 100 <= sd < 1e6 else f'{sd:.2g}'}"
 
 
 def _key(cell: Cell) -> str:
@@ -232,7 +243,7 @@ def _long(
             drawn = value_mark(cell, axis, 200) if cell.values and axis else ""
             shown = Shown(
                 _key(cell) if cell.values else "",
-                tables.measured(cell),
+                measured(cell),
                 drawn,
                 tables.within_floor(cell),
                 [("", cell.lacks)] if cell.lacks else [],
@@ -255,7 +266,7 @@ def comparison_view(found: Comparison) -> Table:
     a, b = found.rows
     columns = [
         Column("metric", "text"),
-        Column("B - A", "number", f"← B better   in sd of a pair   B worse →"),
+        Column("B - A", "number", "← B better, in sd of a pair, B worse →"),
         Column("B is", "text"),
         Column("Holm p"),
         Column("difference", "number", "badness, 95 % interval"),
@@ -308,20 +319,39 @@ def _finite(value: float) -> str:
 # Configurations
 
 
+@dataclass(frozen=True)
+class Differences:
+    """A grid of texts, each with whether it is unlike the first row's."""
+
+    corner: str
+    titles: Sequence[str]
+    lines: Sequence[tuple[str, Sequence[tuple[str, bool]]]]
+
+
 def configuration_view(rows: Sequence[Row]) -> dict[str, Any]:
-    """The fields in which rows differ, a cell beside the first row's, and every configuration whole."""
+    """The fields in which rows differ, and every configuration whole with the ids of its runs.
+
+    A field is a line where there are few rows, else a column.
+    """
     from moonbed.experiments.differences import between_experiments, short
 
     groups = [[r.experiment for r in row.results] for row in rows]
-    fields = []
-    for place, values in between_experiments(groups).items():
-        texts = [short(value) for value in values]
-        fields.append((place, [(text, value != values[0]) for text, value in zip(texts, values, strict=True)]))
+    names = [row.name for row in rows]
+    fields = {
+        place: [(short(value), value != values[0]) for value in values]
+        for place, values in between_experiments(groups).items()
+    }
+    if len(rows) <= FEW + 1:
+        grid = Differences("field", names, [*fields.items()])
+    else:
+        grid = Differences(
+            "row", [*fields], [(n, [cells[k] for cells in fields.values()]) for k, n in enumerate(names)]
+        )
     runs = [
         [{"seed": e.training.seed, "id": e.id, "training": e.training.id} for e in sorted(g, key=_seed)] for g in groups
     ]
-    whole = [(row.name, str(group[0]), ids) for row, group, ids in zip(rows, groups, runs, strict=True)]
-    return {"names": [row.name for row in rows], "fields": fields, "whole": whole}
+    whole = [(name, str(group[0]), ids) for name, group, ids in zip(names, groups, runs, strict=True)]
+    return {"several": len(rows) > 1, "grid": grid if fields else None, "whole": whole}
 
 
 def _seed(experiment: Any) -> int:
