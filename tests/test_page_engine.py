@@ -1,4 +1,4 @@
-"""The engine of the page in a real browser: each module by its own tests in tests/page, numbers from Python beside it."""
+"""The engine of the page in a real browser: each module by its tests in tests/page, numbers from Python beside it."""
 
 from __future__ import annotations
 

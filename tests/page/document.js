@@ -8,14 +8,18 @@ function smallDocument() {
   network.constants = [[2, writer.add([1, 0, 0, 1], [2, 2])]];
   network.body = [["linear", 3, [0, 2, -1], {}]];
 
-  const mixture = (centres, variance) => ({
-    kind: "mixture",
-    dim: 2,
-    centres: writer.add(centres, [centres.length / 2, 2], "f8"),
-    log_weights: writer.add(new Array(centres.length / 2).fill(-Math.log(centres.length / 2)), [centres.length / 2], "f8"),
-    variances: writer.add([variance], [1], "f8"),
-  });
-  const laws = { normal: mixture([0, 0], 1), pair: mixture([-0.8, -0.8, 0.8, 0.8], 0.36), none: { kind: "none", reason: "unknown" } };
+  const mixture = (centres, variance) => {
+    const size = centres.length / 2;
+    return {
+      kind: "mixture",
+      dim: 2,
+      centres: writer.add(centres, [size, 2], "f8"),
+      log_weights: writer.add(new Array(size).fill(-Math.log(size)), [size], "f8"),
+      variances: writer.add([variance], [1], "f8"),
+    };
+  };
+  const laws = { normal: mixture([0, 0], 1), pair: mixture([-0.8, -0.8, 0.8, 0.8], 0.36) };
+  laws.none = { kind: "none", reason: "unknown" };
 
   const count = 65;
   const times = Array.from({ length: count }, (_, l) => {
@@ -37,9 +41,17 @@ function smallDocument() {
   const lawLine = [0, 0, 0, 0, 3, 0, 1, 0, 1, 4, 0, 1, 0, 1];
   const u1 = (values) => writer.add(values, [values.length], "u1");
   const f8 = (values) => writer.add(values, [values.length], "f8");
+  const level = (line, numbers) => ({
+    ...path(),
+    code: u1(repeated(line)),
+    numbers: f8(times.flatMap(numbers)),
+    slope: null,
+    code_at: starts(line.length),
+    numbers_at: starts(numbers(0).length),
+  });
   const levels = {
-    learned: { ...path(), code: u1(repeated(networkLine)), numbers: f8(times.flatMap((t) => [1, 0, alpha(t)])), slope: null, code_at: starts(14), numbers_at: starts(3) },
-    exact: { ...path(), code: u1(repeated(lawLine)), numbers: f8(times.flatMap((t) => [1, alpha(t), sigma(t), 1])), slope: null, code_at: starts(14), numbers_at: starts(4) },
+    learned: level(networkLine, (t) => [1, 0, alpha(t)]),
+    exact: level(lawLine, (t) => [1, alpha(t), sigma(t), 1]),
   };
 
   // x, then Euler's and an ancestral step for form's sake: x + 0.1 F(x) + 0.01 noise
@@ -51,15 +63,19 @@ function smallDocument() {
       numbers.push(1, 0.5, 1, 0.1 / steps, 0.01 / steps);
       states.push(1 - (i + 1) / steps, 1, 0.1);
     }
-    const text = `Toy, ${steps} steps`;
-    plans[`toy${steps}`] = { sampler: "Toy", text, steps, nfe: steps, stochastic: true, code: u1(code), numbers: f8(numbers), slope: null, states: writer.add(states, [steps + 1, 3], "f4") };
+    plans[`toy${steps}`] = { sampler: "Toy", text: `Toy, ${steps} steps`, steps, nfe: steps, stochastic: true };
+    const times = writer.add(states, [steps + 1, 3], "f4");
+    const arrays = { slope: null, code: u1(code), numbers: f8(numbers), states: times };
+    Object.assign(plans[`toy${steps}`], arrays);
   }
 
-  const common = { dim: 2, seed: 0, row: 0, reason: "", prior: null, plans: Object.keys(plans), guidance: null, exact: null, parameters: 4, training_steps: 0, samples: null };
+  const common = { dim: 2, seed: 0, row: 0, reason: "", prior: null, plans: Object.keys(plans), guidance: null };
+  Object.assign(common, { exact: null, parameters: 4, training_steps: 0, samples: null });
+  const lost = { kind: "recorded", reason: "its weights are gone", functions: [], law: "none" };
   const models = [
     { ...common, name: "normal", kind: "learned", functions: ["identity"], law: "normal", levels: "learned" },
     { ...common, name: "exact pair", kind: "exact", functions: ["pair"], law: "pair", levels: "exact", plans: [] },
-    { ...common, name: "lost", kind: "recorded", reason: "its weights are gone", functions: [], law: "none", levels: null, plans: [] },
+    { ...common, name: "lost", levels: null, plans: [], ...lost },
   ];
   return [{ version: 1, networks: { identity: network }, laws, levels, plans, models }, writer.buffer];
 }

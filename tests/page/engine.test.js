@@ -29,7 +29,8 @@ for (const [kind, wasm] of Object.entries({ vectors: given.wasm, plain: null }))
     const last = (seed) => [...open().sample({ model: 0, plan: "toy1", n: 100, seed })].at(-1).x;
     assertEqual(last(3), last(3));
     assert(last(3)[0] !== last(4)[0]);
-    assertEqual(open().path({ model: 0, plan: "toy4", x: Float64Array.of(1, 2) }).map((s) => s.x.length), [2, 2, 2, 2, 2]);
+    const path = open().path({ model: 0, plan: "toy4", x: Float64Array.of(1, 2) });
+    assertEqual(path.map((state) => state.x.length), [2, 2, 2, 2, 2]);
   });
 
   test(`the field of an exact network is the exact one, ${kind}`, () => {
@@ -41,8 +42,8 @@ for (const [kind, wasm] of Object.entries({ vectors: given.wasm, plain: null }))
     assertClose(learned, exact, 1e-5);
     const points = gridPoints(GRID, 2);
     assertClose(points.subarray(2 * 7 + 2, 2 * 7 + 4), [-2 + 4 / 6, -1 + 2.5 / 4], 1e-12);
-    const factor = (l) => dAlpha[l] * alpha[l] + dSigma[l] * sigma[l]; // of x, as D = alpha x: variance preserving, so 0
-    assertClose(learned, points.map((v) => factor(30) * v), 1e-5);
+    const factor = dAlpha[30] * alpha[30] + dSigma[30] * sigma[30]; // of x, as D = alpha x: variance preserving, so 0
+    assertClose(learned, points.map((v) => factor * v), 1e-5);
   });
 
   test(`the flow of a normal law carries its density, ${kind}`, () => {
@@ -64,7 +65,8 @@ test("the flow of a mixture carries its density", () => {
   for (const level of [16, 40, 64]) {
     const [{ learned, exact }] = finish(open().density({ model: 1, level, grid: GRID }));
     learned.forEach((value, i) => {
-      assert(Math.abs(value - exact[i]) < (exact[i] > -6 ? 0.03 : 0.5), `level ${level}, ${i}: ${value}, not ${exact[i]}`);
+      const off = Math.abs(value - exact[i]);
+      assert(off < (exact[i] > -6 ? 0.03 : 0.5), `level ${level}, ${i}: ${value}, not ${exact[i]}`);
     });
   }
 });
@@ -110,7 +112,8 @@ test("laws answer", () => {
   const engine = open();
   const points = Float64Array.of(0.3, -0.2);
   assertClose(engine.exact({ law: "normal", alpha: 0.8, sigma: 0.6, points }), points.map((v) => 0.8 * v), 1e-12);
-  assertClose(engine.denoise({ model: 0, level: 64, points }), points.map((v) => engine.subject(0).levels.alpha[64] * v), 1e-6);
+  const { alpha } = engine.subject(0).levels;
+  assertClose(engine.denoise({ model: 0, level: 64, points }), points.map((v) => alpha[64] * v), 1e-6);
   assertClose(engine.logDensity({ law: "normal", points }), [-Math.log(2 * Math.PI) - 0.065], 1e-12);
   assertEqual(engine.drawLaw({ law: "pair", n: 3, seed: 1 }).length, 6);
 });

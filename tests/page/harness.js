@@ -6,6 +6,9 @@ function test(name, body) {
   tests.push({ name, body });
 }
 
+/** Both kernels, by name; `given.wasm` holds the bytes of kernel.wasm. */
+const KERNELS = { vectors: () => new VectorKernel(given.wasm), plain: () => new PlainKernel() };
+
 function assert(condition, message = "should hold") {
   if (!condition) throw new Error(message);
 }

@@ -1,6 +1,6 @@
-const KERNELS = { vectors: () => new VectorKernel(given.wasm), plain: () => new PlainKernel() };
 const SAMPLES = (() => {
-  const list = [-1e4, -100, -90, -20, -5, -4, -3.999, -1.0001, -1, -0.61, -0.5999, -1e-3, -1e-20, 0, 1e-20, 1e-3, 0.5999, 0.61];
+  const list = [-1e4, -100, -90, -20, -5, -4, -3.999, -1.0001, -1, -0.61, -0.5999, -1e-3, -1e-20, 0];
+  list.push(1e-20, 1e-3, 0.5999, 0.61);
   for (let x = -9; x < 9; x += 0.037) list.push(x);
   return list.concat([0.999, 1, 1.0001, 3.999, 4.001, 5, 20, 80, 88, 89, 1e4]);
 })();
@@ -80,7 +80,10 @@ for (const [kind, make] of Object.entries(KERNELS)) {
         for (const [b, bStep, bWide, bAt] of operands) {
           const out = kernel.alloc(4 * full.length);
           kernel.binary(name, out, put(kernel, a), aStep, aWide, put(kernel, b), bStep, bWide, TILE, columns);
-          const expected = full.map((_, i) => BINARY[name](aAt(i % TILE, (i / TILE) | 0), bAt(i % TILE, (i / TILE) | 0)));
+          const expected = full.map((_, i) => {
+            const [r, j] = [i % TILE, (i / TILE) | 0];
+            return BINARY[name](aAt(r, j), bAt(r, j));
+          });
           assertClose(get(kernel, out, full.length), expected, 1e-7, name);
         }
       }
@@ -107,7 +110,8 @@ for (const [kind, make] of Object.entries(KERNELS)) {
       });
       assertClose(get(kernel, out, rows * columns), expected, 1e-6, "layer norm");
       kernel.layerNorm(out, at, 0, 0, rows, rows, columns, 1e-5);
-      assertClose(get(kernel, out, rows * columns), expected.map((y, i) => (y - b[(i / rows) | 0]) / w[(i / rows) | 0]), 1e-5, "plain norm");
+      const plain = expected.map((y, i) => (y - b[(i / rows) | 0]) / w[(i / rows) | 0]);
+      assertClose(get(kernel, out, rows * columns), plain, 1e-5, "plain norm");
     }
   });
 }

@@ -3,7 +3,7 @@
 const bytes = (text) => bytesOfBase64(text).buffer;
 
 for (const { name, law, blob, cases } of given.laws) {
-  for (const [kind, make] of Object.entries({ vectors: () => new VectorKernel(given.wasm), plain: () => new PlainKernel() })) {
+  for (const [kind, make] of Object.entries(KERNELS)) {
     test(`${name} denoises and knows its density as in Python, ${kind}`, () => {
       const opened = openLaw(law, bytes(blob), make());
       for (const { alpha, sigma, points, denoise, logDensity } of cases) {
@@ -34,7 +34,7 @@ for (const { name, law, blob, cases } of given.laws) {
 
 test("special functions", () => {
   for (const { x, erfcx: value, erf: plain } of given.special) {
-    if (Number.isFinite(value)) assert(Math.abs(erfcx(x) / value - 1) < 2e-14, `erfcx(${x}) = ${erfcx(x)}, not ${value}`);
+    assert(Math.abs(erfcx(x) / value - 1) < 2e-14, `erfcx(${x}) = ${erfcx(x)}, not ${value}`);
     assert(Math.abs(erf(x) - plain) <= 1e-15 * (1 + Math.abs(x)), `erf(${x}) = ${erf(x)}, not ${plain}`);
   }
 });

@@ -45,7 +45,7 @@ function linear(x, n, k, w, b, m) {
   return out;
 }
 
-for (const [kind, make] of Object.entries({ vectors: () => new VectorKernel(given.wasm), plain: () => new PlainKernel() })) {
+for (const [kind, make] of Object.entries(KERNELS)) {
   test(`linear layers of all sizes, with and without bias, ${kind}`, () => {
     for (const [k, m] of [[1, 1], [2, 3], [3, 4], [5, 2], [7, 9], [130, 66]]) {
       for (const biased of [true, false]) {
@@ -73,10 +73,12 @@ for (const [kind, make] of Object.entries({ vectors: () => new VectorKernel(give
     const { x, c_noise: c } = writer.tape;
     const [wHead, wBody, frequencies] = [numbers(5 * 6, "h"), numbers(2 * 8, "b"), numbers(3, "f")];
     const angle = writer.put("head", "mul", [1, 3], [c, writer.constant(frequencies, 1, 3)]);
-    const waves = writer.put("head", "cat", [1, 6], [writer.put("head", "cos", [1, 3], [angle]), writer.put("head", "sin", [1, 3], [angle])]);
+    const wave = (op) => writer.put("head", op, [1, 3], [angle]);
+    const waves = writer.put("head", "cat", [1, 6], [wave("cos"), wave("sin")]);
     const bias = writer.put("head", "linear", [1, 5], [waves, writer.constant(wHead, 5, 6), -1]);
     const joined = writer.put("body", "cat", [TILE, 8], [x, bias]);
-    const out = writer.put("body", "linear", [TILE, 2], [joined, writer.constant(wBody, 2, 8), writer.put("head", "slice", [1, 2], [bias], { start: 1, stop: 3 })]);
+    const computed = writer.put("head", "slice", [1, 2], [bias], { start: 1, stop: 3 });
+    const out = writer.put("body", "linear", [TILE, 2], [joined, writer.constant(wBody, 2, 8), computed]);
     const points = new Random(1).normal(N * 2);
     const emb = (() => {
       const angles = [...frequencies].map((f) => Math.fround(0.7) * f);
@@ -138,6 +140,7 @@ test("what does not fit is an error", () => {
   const odd = writer.put("body", "conv", [TILE, 2], [writer.tape.x]);
   assertThrows(() => writer.run(kernel, odd, new Float64Array(2), 1), "no operation conv");
   const computed = new TapeWriter(2);
-  const out = computed.put("body", "linear", [TILE, 64], [computed.tape.x, computed.put("body", "neg", [TILE, 2], [computed.tape.x]), -1]);
+  const { x } = computed.tape;
+  const out = computed.put("body", "linear", [TILE, 64], [x, computed.put("body", "neg", [TILE, 2], [x]), -1]);
   assertThrows(() => computed.run(kernel, out, new Float64Array(2), 1), "constants");
 });

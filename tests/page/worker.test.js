@@ -50,8 +50,9 @@ test("states arrive one by one, as on the page itself", async () => {
   for (const wasm of [given.wasm, null]) {
     const caller = await opened(wasm);
     const states = [];
-    const result = await caller.call("sample", { model: 0, plan: "toy4", n: 100, seed: 2 }, (state) => states.push(state));
-    const own = [...new Engine(...smallDocument(), wasm).sample({ model: 0, plan: "toy4", n: 100, seed: 2 })];
+    const question = { model: 0, plan: "toy4", n: 100, seed: 2 };
+    const result = await caller.call("sample", question, (state) => states.push(state));
+    const own = [...new Engine(...smallDocument(), wasm).sample(question)];
     assertEqual(states, own);
     assertEqual(result.x, own.at(-1).x);
     assertEqual([result.states, result.nfe], [5, 4]);

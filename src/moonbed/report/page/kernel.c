@@ -1,11 +1,11 @@
 /* The arithmetic of the page's engine in WebAssembly with 128-bit vectors.
  *
- * A tile is ROWS points; its registers lie column by column, ROWS floats each, so that an operation between columns is one
- * between vectors of points. Registers of one row are plain vectors, padded to a multiple of four. Weights of a linear layer
- * lie in groups of four outputs: [m/4][k][4], padded with zeros.
+ * A tile is ROWS points; its registers lie column by column, ROWS floats each, so that an operation between columns is
+ * one between vectors of points. Registers of one row are plain vectors, padded to a multiple of four. Weights of a
+ * linear layer lie in groups of four outputs: [m/4][k][4], padded with zeros.
  *
- * No library is linked. exp, tanh and erf are polynomials of least maximal error, fitted for this file; each is within 3
- * units in the last place. Built, with the clang of Debian 12, by
+ * No library is linked. exp, tanh and erf are polynomials of least maximal error, fitted for this file, within 4 units
+ * in the last place. Built, with the clang of Debian 12, by
  *
  *   clang --target=wasm32 -O2 -msimd128 -ffp-contract=off -ffreestanding -fno-builtin -nostdlib \
  *         -Wl,--no-entry -Wl,--import-memory -Wl,--strip-all -o kernel.wasm kernel.c
@@ -142,8 +142,8 @@ EACH(gelu, mul(mul(all(0.5f), x), add(all(1), error(mul(x, all(0.707106781f)))))
 EACH(gelu_tanh, divide(x, add(all(1), exponential(mul(mul(all(-1.5957691216f), x),
                                                       add(all(1), mul(all(0.044715f), mul(x, x))))))))
 
-/* out = a op b for `columns` columns of n floats; an operand steps by `step` floats a column (0: the same column again) and
- * gives one number for all rows where `wide` is 0. */
+/* out = a op b for `columns` columns of n floats; an operand steps by `step` floats a column (0: the same column again)
+ * and gives one number for all rows where `wide` is 0. */
 #define BETWEEN(name, value)                                                                                         \
   void EXPORT(name)(float *out, const float *p, int p_step, int p_wide, const float *q, int q_step, int q_wide, int n, \
                     int columns) {                                                                                   \
@@ -208,9 +208,9 @@ static inline v128_t exponential2(v128_t x) {
 
 static inline double both(v128_t v) { return wasm_f64x2_extract_lane(v, 0) + wasm_f64x2_extract_lane(v, 1); }
 
-/* For n points x of `dim` coordinates and `count` Gaussians (even), in arrays of `count` doubles, one a coordinate: centres c,
- * h = -1/(2 variance), and the posterior mean m + g x of each; `bias` is log weight less log norm. Gives the mean over the
- * Gaussians, and log sum exp(bias + sum h (x - c)^2) less the greatest, and the greatest: the caller takes the logarithm. */
+/* For n points x of `dim` coordinates and `count` Gaussians (even), in arrays of `count` doubles, one a coordinate:
+ * centres c, h = -1/(2 variance), and the posterior mean m + g x of each; `bias` is log weight less log norm. Gives the
+ * mean over the Gaussians, the greatest (top) of q = bias + sum h (x - c)^2, and the sum (total) of exp(q - top). */
 void EXPORT(mixture)(double *mean, double *total, double *top, const double *x, int n, int dim, int count,
                      const double *bias, const double *c, const double *h, const double *m, const double *g,
                      double *joint) {

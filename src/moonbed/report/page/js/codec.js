@@ -1,4 +1,4 @@
-// Arrays as they lie in the page: one blob of little-endian numbers, and descriptions {dtype, shape, offset} of its parts.
+// Arrays as they lie in the page: one blob of little-endian numbers, and descriptions {dtype, shape, offset} of parts.
 
 /** The bytes behind base64 text; white space between is skipped. */
 export function bytesOfBase64(text) {

@@ -43,6 +43,10 @@ export class Engine {
     return this.open("plans", id, (plan) => Plan.read(plan, this.blob));
   }
 
+  levels(id) {
+    return this.open("levels", id, (levels) => new Levels(levels, this.blob));
+  }
+
   /** A model with all that is asked of it: {model, dim, functions, law or null, levels or null, denoise}. */
   subject(index) {
     const model = this.live.models[index];
@@ -51,7 +55,7 @@ export class Engine {
     const { dim } = model;
     const functions = model.functions.map((id) => (id in this.live.networks ? this.network(id) : this.law(id)));
     const exact = model.law in this.live.laws && this.live.laws[model.law].kind !== "none";
-    const levels = model.levels === null ? null : this.open("levels", model.levels, (entry) => new Levels(entry, this.blob));
+    const levels = model.levels === null ? null : this.levels(model.levels);
     const denoise = (level, w, x, n) => {
       if (!levels) throw new Error(`${model.name} has no denoiser`);
       return levels.denoise(functions, level, this.scale(model, w), x, n, dim);
@@ -64,8 +68,8 @@ export class Engine {
   }
 
   /**
-   * Yields the states of a sampler, {index, t, alpha, sigma, x: Float64Array(n dim)}, the caller's to keep; the last x is
-   * the sample. `x` replaces the start (n is its length), `noise` the draws: a function of their number, or an array.
+   * Yields the states of a sampler, {index, t, alpha, sigma, x: Float64Array(n dim)}, the caller's to keep; the last x
+   * is the sample. `x` replaces the start (and says n), `noise` the draws: a function of their number, or an array.
    */
   *sample({ model: index, plan: id, w, n = 2000, seed = 0, x = null, noise = null }) {
     const { model, dim, functions } = this.subject(index);
@@ -103,7 +107,8 @@ export class Engine {
   /** E[x_0 | x_t] of a law. */
   exact({ law, alpha, sigma, points }) {
     const opened = this.law(law);
-    return opened.denoise(Float64Array.from(points), points.length / opened.dim, alpha, sigma, new Float64Array(points.length));
+    const out = new Float64Array(points.length);
+    return opened.denoise(Float64Array.from(points), points.length / opened.dim, alpha, sigma, out);
   }
 
   /** log p(x_t) of a law, in nats. */
@@ -139,7 +144,8 @@ export class Engine {
     const runs = new Map();
     for (const plan of model.plans) {
       const { sampler: name, steps, nfe } = this.live.plans[plan];
-      if (name === sampler) runs.set(nfe, { steps, nfe, sample: () => this.lastState({ model: index, plan, w, n, seed }) });
+      const sample = () => this.lastState({ model: index, plan, w, n, seed });
+      if (name === sampler) runs.set(nfe, { steps, nfe, sample });
     }
     return yield* qualityOverSteps(law, [...runs.values()].sort((a, b) => a.nfe - b.nfe), n, seed);
   }

@@ -1,5 +1,5 @@
 // What a model has learned beside what is true, on a grid of points or over all noise levels: the vector field of the
-// probability flow dx/dt = alpha' D + sigma' (x - alpha D)/sigma, the density that it carries, and the error of its denoiser.
+// probability flow dx/dt = alpha' D + sigma' (x - alpha D)/sigma, the density that it carries, the denoiser's error.
 
 import { Random } from "./random.js";
 
@@ -46,8 +46,8 @@ export function vectorField(subject, level, w, grid) {
   const { levels, dim, law } = subject;
   const points = gridPoints(grid, dim);
   const n = points.length / dim;
-  const [alpha, sigma, dAlpha, dSigma] = [levels.alpha, levels.sigma, levels.d_alpha, levels.d_sigma].map((a) => a[level]);
-  const at = { alpha, sigma, dAlpha, dSigma };
+  const [alpha, sigma] = [levels.alpha[level], levels.sigma[level]];
+  const at = { alpha, sigma, dAlpha: levels.d_alpha[level], dSigma: levels.d_sigma[level] };
   const denoised = subject.denoise(level, w, points, n);
   const learned = velocities(points, denoised, n, dim, at);
   if (!law) return { learned, exact: null, difference: null, error: null };
@@ -57,7 +57,7 @@ export function vectorField(subject, level, w, grid) {
   return { learned, exact, difference, error: squaredErrors(denoised, truth, n, dim, sigma) };
 }
 
-/** D and the trace of its Jacobian at the points y alpha, by central differences a fraction of sigma away. */
+/** D and the trace of its Jacobian at n points x, by central differences a fraction of sigma away. */
 function denoiseWithTrace(subject, level, w, x, n) {
   const { levels, dim } = subject;
   const step = DIFFERENCE * levels.sigma[level];
@@ -78,64 +78,57 @@ function denoiseWithTrace(subject, level, w, x, n) {
   return [answers.subarray(0, x.length), trace];
 }
 
+/** What the flow needs of each level: alpha, log s with s = sigma/alpha, and r = sqrt(1 + s^2). */
+function flowLevels({ alpha, sigma }) {
+  return Array.from(alpha, (a, l) => ({ alpha: a, logRatio: Math.log(sigma[l] / a), r: Math.hypot(1, sigma[l] / a) }));
+}
+
 /**
  * log p of the model at a level, on a grid: its probability flow followed to the noise end, where x is normal.
  *
- * In the coordinates u = x/(alpha r), with s = sigma/alpha, r^2 = 1 + s^2 and w = s/r, which keep their size,
- * du/dlog s = w (eps - w u) by Heun's method on the grid of levels; the divergence by the trapezoid rule along it.
- * Yields {fraction}; returns {learned, exact}.
+ * In the coordinates u = x/(alpha r), which keep their size, du/dlog s = u/r^2 - D/r, by Heun's method on the grid of
+ * levels; the divergence dim/r^2 - alpha tr dD/dx by the trapezoid rule along it. Yields {fraction}; returns
+ * {learned, exact}.
  */
 export function* flowDensity(subject, level, w, grid) {
   const { levels, dim, law } = subject;
   const x = gridPoints(grid, dim);
   const n = x.length / dim;
-  const learned = new Float64Array(n);
-  const state = (l) => {
-    const s = levels.sigma[l] / levels.alpha[l];
-    const r = Math.sqrt(1 + s * s);
-    return { scale: levels.alpha[l] * r, ratio: s / r, logRatio: Math.log(s) };
-  };
-  const slope = (l, u, denoised, at, out) => {
-    const [c, d] = [at.ratio * at.scale / levels.sigma[l], (at.ratio * levels.alpha[l]) / levels.sigma[l]];
-    for (let i = 0; i < u.length; i++) out[i] = (c - at.ratio * at.ratio) * u[i] - d * denoised[i];
-    return out;
-  };
-  const [scaled, first, second, ahead] = [0, 1, 2, 3].map(() => new Float64Array(x.length));
-  const scaleBy = (u, factor, out) => {
-    for (let i = 0; i < u.length; i++) out[i] = factor * u[i];
-    return out;
-  };
-  let at = state(level);
-  const u = scaleBy(x, 1 / at.scale, new Float64Array(x.length));
-  learned.fill(-dim * Math.log(at.scale));
+  const at = flowLevels(levels);
+  const learned = new Float64Array(n).fill(-dim * Math.log(at[level].alpha * at[level].r));
+  const u = x.map((value) => value / (at[level].alpha * at[level].r));
+  const points = (l, v) => v.map((value) => value * at[l].alpha * at[l].r);
+  const slopes = (l, v, denoised) => v.map((value, i) => value / at[l].r ** 2 - denoised[i] / at[l].r);
   for (let l = level; l >= 0; l--) {
-    const [denoised, trace] = denoiseWithTrace(subject, l, w, scaleBy(u, at.scale, scaled), n);
-    const before = l < level ? at.logRatio - state(l + 1).logRatio : 0;
-    const after = l > 0 ? state(l - 1).logRatio - at.logRatio : 0;
-    const [c, d] = [at.ratio * at.scale / levels.sigma[l] - at.ratio * at.ratio, (at.ratio * levels.alpha[l] * at.scale) / levels.sigma[l]];
-    for (let i = 0; i < n; i++) learned[i] += ((before + after) / 2) * (dim * c - d * trace[i]);
+    const [denoised, trace] = denoiseWithTrace(subject, l, w, points(l, u), n);
+    const before = l < level ? at[l].logRatio - at[l + 1].logRatio : 0;
+    const after = l > 0 ? at[l - 1].logRatio - at[l].logRatio : 0;
+    const weight = (before + after) / 2;
+    for (let i = 0; i < n; i++) learned[i] += weight * (dim / at[l].r ** 2 - at[l].alpha * trace[i]);
     if (l > 0) {
-      const next = state(l - 1);
-      slope(l, u, denoised, at, first);
-      for (let i = 0; i < u.length; i++) ahead[i] = u[i] + after * first[i];
-      const foreseen = subject.denoise(l - 1, w, scaleBy(ahead, next.scale, scaled), n);
-      slope(l - 1, ahead, foreseen, next, second);
-      for (let i = 0; i < u.length; i++) u[i] += (after / 2) * (first[i] + second[i]);
-      at = next;
+      const slope = slopes(l, u, denoised);
+      const ahead = u.map((value, i) => value + after * slope[i]);
+      const next = slopes(l - 1, ahead, subject.denoise(l - 1, w, points(l - 1, ahead), n));
+      for (let i = 0; i < u.length; i++) u[i] += (after / 2) * (slope[i] + next[i]);
     }
     yield { fraction: (level - l + 1) / (level + 1) };
   }
-  const variance = at.ratio * at.ratio;
-  for (let i = 0; i < n; i++) {
-    learned[i] -= (dim / 2) * Math.log(2 * Math.PI * variance);
-    for (let d = 0; d < dim; d++) learned[i] -= u[i * dim + d] ** 2 / (2 * variance);
-  }
+  addNormalDensity(learned, u, dim, 1 - 1 / at[0].r ** 2);
   const exact = law ? law.logDensity(x, n, levels.alpha[level], levels.sigma[level], new Float64Array(n)) : null;
   return { learned, exact };
 }
 
+/** Adds log N(u; 0, variance) of each point. */
+function addNormalDensity(logDensity, u, dim, variance) {
+  for (let i = 0; i < logDensity.length; i++) {
+    logDensity[i] -= (dim / 2) * Math.log(2 * Math.PI * variance);
+    for (let d = i * dim; d < (i + 1) * dim; d++) logDensity[i] -= u[d] ** 2 / (2 * variance);
+  }
+}
+
 /**
- * E |D* - D|^2/sigma^2 at each level over n exact draws of x_t, with its standard error. Yields {index, mean, se, fraction}.
+ * E |D* - D|^2/sigma^2 at each level over n exact draws of x_t, with its standard error.
+ * Yields {index, mean, se, fraction}.
  */
 export function* errorsOverLevels(subject, w, n, seed) {
   const { levels, dim, law } = subject;

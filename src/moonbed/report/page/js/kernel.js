@@ -1,5 +1,5 @@
-// The arithmetic of networks and laws, on a memory of its own: in WebAssembly with vectors of 128 bits (kernel.c), or in
-// plain JavaScript where a browser lacks them. Both take the same byte addresses in the same layout:
+// The arithmetic of networks and laws, on a memory of its own: in WebAssembly with vectors of 128 bits (kernel.c), or
+// in plain JavaScript where a browser lacks them. Both take the same byte addresses in the same layout:
 //
 // - a tile register holds TILE points column by column, TILE floats a column;
 // - a register of one row is a vector, padded to a multiple of four;
@@ -156,12 +156,16 @@ export class PlainKernel extends BaseKernel {
 
   mixture(mean, total, top, points, n, dim, count, bias, c, h, m, g, joint) {
     const x = new Float64Array(this.buffer);
-    [mean, total, top, points, bias, c, h, m, g, joint] = [mean, total, top, points, bias, c, h, m, g, joint].map((p) => p / 8);
+    [mean, total, top, points] = [mean, total, top, points].map((address) => address / 8);
+    [bias, c, h, m, g, joint] = [bias, c, h, m, g, joint].map((address) => address / 8);
     for (let i = 0; i < n; i++) {
       let most = -Infinity;
       for (let k = 0; k < count; k++) {
         let s = x[bias + k];
-        for (let d = 0; d < dim; d++) s += (x[points + i * dim + d] - x[c + d * count + k]) ** 2 * x[h + d * count + k];
+        for (let d = 0; d < dim; d++) {
+          const off = x[points + i * dim + d] - x[c + d * count + k];
+          s += off * off * x[h + d * count + k];
+        }
         x[joint + k] = s;
         if (s > most) most = s;
       }
@@ -190,7 +194,8 @@ export class VectorKernel extends BaseKernel {
     this.memory = new WebAssembly.Memory({ initial: 4 });
     const module = wasm instanceof WebAssembly.Module ? wasm : new WebAssembly.Module(wasm);
     this.code = new WebAssembly.Instance(module, { env: { memory: this.memory } }).exports;
-    if (this.code.tile_rows() !== TILE) throw new Error(`the kernel's tiles have ${this.code.tile_rows()} rows, not ${TILE}`);
+    const rows = this.code.tile_rows();
+    if (rows !== TILE) throw new Error(`the kernel's tiles should have ${TILE} rows, they have ${rows}`);
     this.top = aligned(this.code.heap_base());
     this.mixture = this.code.mixture;
   }

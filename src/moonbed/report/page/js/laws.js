@@ -95,7 +95,8 @@ export class MixtureLaw {
 
   /** E[x_0 | x_t = x] for n points x (n, dim), into `out`. */
   denoise(x, n, alpha, sigma, out) {
-    this.blocks(x, n, alpha, sigma, (start, rows, mean) => out.set(mean.subarray(0, rows * this.dim), start * this.dim));
+    const take = (start, rows, mean) => out.set(mean.subarray(0, rows * this.dim), start * this.dim);
+    this.blocks(x, n, alpha, sigma, take);
     return out;
   }
 
@@ -113,7 +114,9 @@ export class MixtureLaw {
     const out = random.normal(n * dim);
     for (let i = 0; i < n; i++) {
       const k = firstAbove(this.shares, random.uniform());
-      for (let d = 0; d < dim; d++) out[i * dim + d] = centres[k * dim + d] + Math.sqrt(this.variance(k, d)) * out[i * dim + d];
+      for (let d = 0; d < dim; d++) {
+        out[i * dim + d] = centres[k * dim + d] + Math.sqrt(this.variance(k, d)) * out[i * dim + d];
+      }
     }
     return out;
   }
@@ -132,7 +135,7 @@ export class BoxesLaw {
     this.share = new Float64Array(this.size * this.dim);
   }
 
-  /** log w_k p(x | k) of point i into `joint`, and E[(x_0 - low)/width | x, k] into `share`; the greatest of `joint`. */
+  /** Of point i: log w_k p(x | k) into `joint`, E[(x_0 - low)/width | x, k] into `share`; gives the greatest `joint`. */
   weigh(x, i, alpha, sigma) {
     const { dim, low, width, joint, share } = this;
     let most = -Infinity;
@@ -141,7 +144,8 @@ export class BoxesLaw {
       for (let d = 0; d < dim; d++) {
         const at = k * dim + d;
         if (sigma > 0) {
-          const [logMass, inside] = normalInterval((alpha * low[at] - x[i * dim + d]) / sigma, (alpha * width[at]) / sigma);
+          const nearest = (alpha * low[at] - x[i * dim + d]) / sigma;
+          const [logMass, inside] = normalInterval(nearest, (alpha * width[at]) / sigma);
           share[at] = inside;
           joint[k] += logMass - Math.log(alpha * width[at]);
         } else {
@@ -164,7 +168,9 @@ export class BoxesLaw {
       for (let k = 0; k < this.size; k++) {
         const weight = Math.exp(joint[k] - most);
         total += weight;
-        for (let d = 0; d < dim; d++) out[i * dim + d] += weight * (low[k * dim + d] + share[k * dim + d] * width[k * dim + d]);
+        for (let d = 0; d < dim; d++) {
+          out[i * dim + d] += weight * (low[k * dim + d] + share[k * dim + d] * width[k * dim + d]);
+        }
       }
       for (let d = 0; d < dim; d++) out[i * dim + d] /= total;
     }

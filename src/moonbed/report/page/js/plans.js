@@ -1,6 +1,6 @@
 // A sampler as a list of linear combinations of its start, its noise and the answers of a network or a law (a plan),
-// recorded in Python by running the sampler itself. Combinations are of double precision; vectors that no later line uses
-// are given back, so that a thousand steps take the memory of a few.
+// recorded in Python by running the sampler itself. Combinations are of double precision; vectors that no later line
+// uses are given back, so that a thousand steps take the memory of a few.
 
 import { arrayView } from "./codec.js";
 
@@ -68,10 +68,9 @@ export class Plan {
       else {
         combine(vectors, uses, numbers, number, input);
         const own = number + uses.length;
-        vectors[i] =
-          kind === NETWORK
-            ? functions[f].run(input, n, Array.from(numbers.subarray(own, own + columns)), numbers[own + columns], room())
-            : functions[f].denoise(input, n, numbers[own], numbers[own + 1], room());
+        const given = Array.from(numbers.subarray(own, own + columns));
+        if (kind === NETWORK) vectors[i] = functions[f].run(input, n, given, numbers[own + columns], room());
+        else vectors[i] = functions[f].denoise(input, n, numbers[own], numbers[own + 1], room());
       }
       for (const used of uses) {
         if (this.lastUse[used] === i && vectors[used]) {

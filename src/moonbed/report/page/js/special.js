@@ -1,7 +1,7 @@
 // Functions of the normal law, in double precision.
 //
-// erfcx(x) = exp(x^2) erfc(x) by a Chebyshev series of (1 + 2 x) erfcx(x) in (x - 3.75)/(x + 3.75), the variable of Shepherd
-// and Laframboise (Chebyshev Approximation of (1 + 2x) exp(x^2) erfc x, 1981); relative error below 1e-14.
+// erfcx(x) = exp(x^2) erfc(x) by a Chebyshev series of (1 + 2 x) erfcx(x) in (x - 3.75)/(x + 3.75), the variable of
+// Shepherd and Laframboise (Chebyshev Approximation of (1 + 2x) exp(x^2) erfc x, 1981); relative error below 1e-14.
 
 const ERFCX_SERIES = [
   1.1775789345674017, -0.004590054580646478, -0.08424913336651792, 0.05920993999819189,
@@ -63,13 +63,14 @@ const GAUSS_WEIGHTS = [
 /**
  * A standard normal z and the interval [low, low + width]: [log P(in), E[(z - low)/width | in]].
  *
- * Mirrored so that its middle is not negative. With the hazard h(n) = phi(n)/P(z > n) of the nearer end n, and f the farther,
- * E[z | in] = h(n) (1 - phi(f)/phi(n))/(1 - P(z > f)/P(z > n)).
+ * Mirrored so that its middle is not negative. With the hazard h(n) = phi(n)/P(z > n) of the nearer end n, and f the
+ * farther, E[z | in] = h(n) (1 - phi(f)/phi(n))/(1 - P(z > f)/P(z > n)). The same as `interval` in targets/boxes.py.
  */
 export function normalInterval(low, width) {
   const mirrored = low + width / 2 < 0;
   const n = mirrored ? -low - width : low;
-  const [logMass, share] = width < 0.1 && width * (n + width / 2) < 10 ? narrowInterval(n, width) : wideInterval(n, width);
+  const narrow = width < 0.1 && width * (n + width / 2) < 10;
+  const [logMass, share] = narrow ? narrowInterval(n, width) : wideInterval(n, width);
   const inside = Math.min(1, Math.max(0, share));
   return [logMass, mirrored ? 1 - inside : inside];
 }

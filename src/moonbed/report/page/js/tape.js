@@ -1,7 +1,7 @@
 // A network as a list of operations on registers, recorded in Python (a tape), run here on tiles of points.
 //
-// The head depends on the noise level alone and runs once an evaluation, the body once a tile. Registers of the body share
-// memory where one is used for the last time before another is written, so that the work stays in the cache.
+// The head depends on the noise level alone and runs once an evaluation, the body once a tile. Registers of the body
+// share memory where one is used for the last time before another is written, so that the work stays in the cache.
 
 import { arrayView } from "./codec.js";
 import { BINARY, TILE, UNARY } from "./kernel.js";
@@ -9,6 +9,12 @@ import { BINARY, TILE, UNARY } from "./kernel.js";
 /** Numbers of a register as it lies in memory: `rows` is 1 or TILE. */
 function registerFloats([rows, columns]) {
   return rows === 1 ? (columns + 3) & ~3 : TILE * columns;
+}
+
+/** How an operand steps where the result has `rows` rows: [floats a column, 1 or 0: a number a row or one for all]. */
+function strides([ownRows, columns], rows) {
+  if (rows === 1) return [0, columns > 1 ? 1 : 0]; // one column of all numbers
+  return [columns === 1 ? 0 : ownRows, ownRows > 1 ? 1 : 0];
 }
 
 /** A network F(x, c_noise) in a kernel's memory. */
@@ -107,13 +113,13 @@ export class Program {
     if (op === "linear") {
       const weights = this.weights.get(inputs[1]);
       if (weights === undefined) throw new Error("the weights of a linear layer should be constants");
-      if (shape[0][0] === rows) return () => kernel.linear(to, at[0], weights, at[2] ?? 0, rows, shape[1][1], shape[1][0]);
+      const [m, k] = shape[1];
+      if (shape[0][0] === rows) return () => kernel.linear(to, at[0], weights, at[2] ?? 0, rows, k, m);
     } else if (op in UNARY) {
       if (registerFloats(shape[0]) === size) return () => kernel.unary(op, to, at[0], size, attributes);
     } else if (op in BINARY) {
       const [n, count] = rows === 1 ? [size, 1] : [TILE, columns];
-      const operand = (i) => [at[i], shape[i][1] === 1 || rows === 1 ? 0 : shape[i][0] === 1 ? 1 : TILE, this.wide(i, shape, rows)];
-      const [p, q] = [operand(0), operand(1)];
+      const [p, q] = [0, 1].map((i) => [at[i], ...strides(shape[i], rows)]);
       return () => kernel.binary(op, to, ...p, ...q, n, count);
     } else if (op === "sum" || op === "mean") {
       const [n, width] = shape[0];
@@ -133,11 +139,6 @@ export class Program {
       throw new Error(`no operation ${op}`);
     }
     throw new Error(`${op} of registers ${inputs.join(", ")} does not fit register ${out}`);
-  }
-
-  /** Does operand i give a number for each row (or, where the result has one row, for each column)? */
-  wide(i, shape, rows) {
-    return (rows === 1 ? shape[i][1] > 1 : shape[i][0] > 1) ? 1 : 0;
   }
 
   /** Columns first, first + 1, ... of the register at `to`, from a register that may have one row or one column. */

@@ -5,6 +5,7 @@
 import { Engine } from "./engine.js";
 
 const SLICE = 12; // milliseconds
+const OPERATIONS = ["denoise", "exact", "logDensity", "drawLaw", "field", "density", "errorCurve", "quality", "path"];
 
 /** Buffers of all typed arrays in a value, each once: they can be handed over instead of copied. */
 function buffersIn(value, found = new Set()) {
@@ -88,9 +89,7 @@ export class Server {
     }
     if (!this.engine) throw new Error("no document has been opened");
     if (op === "sample") return yield* this.sample(args);
-    if (!["denoise", "exact", "logDensity", "drawLaw", "field", "density", "errorCurve", "quality", "path"].includes(op)) {
-      throw new Error(`no operation ${op}`);
-    }
+    if (!OPERATIONS.includes(op)) throw new Error(`no operation ${op}`);
     const answer = this.engine[op](args);
     return typeof answer.next === "function" ? yield* answer : answer;
   }
