@@ -1,6 +1,6 @@
 """Results as a page: what the store holds, the live models and the figures come together here.
 
-One door for `moonbed report`, `run`, `reproduce`, `compare` and `serve`, and for Python. It trains and measures nothing.
+One door for `moonbed report`, `run`, `reproduce`, `compare` and `serve`, and for Python. It trains nothing.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def html_of(
         lead=lead,
         comparison=comparison,
         live=_live(rows, store),
-        figures=for_page(rows, store, comparison),
+        figures=for_page(rows, store),
         command=command,
         versions=_versions(rows, store),
     )
