@@ -95,7 +95,7 @@ def _image(data: bytes, kind: str, about: str, width: int) -> str:
 # A page
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Page:
     """A page that was written; a path to it, and in a notebook a link."""
 
@@ -105,7 +105,7 @@ class Page:
     def __fspath__(self) -> str:
         return str(self.path)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return f"{self.path}, {self.size / 1e6:.2f} MB; it opens in any browser, without a network"
 
     def _repr_html_(self) -> str:
@@ -212,7 +212,9 @@ def _budget(found: Anatomy) -> str:
     )
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>"
     width = 340 * min(2, len(found.parts))
-    picture = svg(budget(found), "What each cause adds above the floor", f"budget-{found.experiment.id[:8]}")
+    figure = budget(found)
+    figure.supxlabel("")  # what the numbers are stands below the table
+    picture = svg(figure, "What each cause adds above the floor", f"budget-{found.experiment.id[:8]}")
     about = f"<small>{escape(anatomy_about(found))}</small>"
     return f'<div style="max-width:{width}px">{picture}</div>{table}{about}'
 
