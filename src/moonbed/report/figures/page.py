@@ -38,6 +38,8 @@ def for_page(rows: Sequence[Row], store: Store) -> list[PageFigure]:
     if not rows:
         return []
     found = [*_detection(rows), *_trainings(rows, store), *_sweeps(rows, store), *_budgets(rows, store)]
+    for _, _, figure, _ in found:
+        figure.supxlabel("")  # the caption says it
     return [
         PageFigure(title, caption, saving.svg(figure, title, f"figure{k}"), table)
         for k, (title, caption, figure, table) in enumerate(found)
