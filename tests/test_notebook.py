@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import os
 import re
 import subprocess
@@ -236,6 +237,18 @@ class FromACell(Sampler):
 own = tiny(sampler=FromACell())
 rows = moonbed.measure({"own": own}, metrics=METRICS, draws=3, device="cpu")
 '''
+
+
+def test_a_module_that_was_imported_is_not_run_again(tmp_path, monkeypatch):
+    """Else its classes would be there twice, and the second of a name is refused."""
+    from moonbed.experiments.plugins import load_file
+
+    (tmp_path / "imported_idea.py").write_text("value = object()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("imported_idea")
+    assert load_file(tmp_path / "imported_idea.py") is module
+    monkeypatch.delitem(sys.modules, "imported_idea")
+    assert load_file(tmp_path / "imported_idea.py") is not module
 
 
 @pytest.mark.slow
