@@ -85,13 +85,13 @@ class Seen(HTMLParser):
 def drawn(svg: str) -> dict[str, float]:
     """Where the parts of a mark are."""
     out = {}
-    if found := re.search(r'class="mk-floor" x="([\d.]+)" y="3" width="([\d.]+)"', svg):
+    if found := re.search(r'class="mk-floor" [^>]*?x="([\d.]+)" y="3" width="([\d.]+)"', svg):
         out["lo"], out["hi"] = float(found[1]), float(found[1]) + float(found[2])
-    if found := re.search(r'class="mk-value[^"]*" cx="([\d.]+)"', svg):
+    if found := re.search(r'class="mk-value[^"]*" [^>]*?cx="([\d.]+)"', svg):
         out["value"] = float(found[1])
-    if found := re.search(r'class="mk-published" d="M([\d.]+)', svg):
+    if found := re.search(r'class="mk-published" [^>]*?d="M([\d.]+)', svg):
         out["published"] = float(found[1])
-    if found := re.search(r'class="mk-interval" d="M([\d.]+) 11H([\d.]+)', svg):
+    if found := re.search(r'class="mk-interval" [^>]*?d="M([\d.]+) 11H([\d.]+)', svg):
         out["from"], out["to"] = float(found[1]), float(found[2])
     return out
 
@@ -171,7 +171,7 @@ def test_an_infinite_floor_is_at_the_end():
 def test_an_effect_lies_on_its_side_of_zero():
     for effect, verdict, said in ((-1.5, "better", "B is better"), (1.5, "worse", "B is worse")):
         svg = effect_mark(effect, (effect - 1, effect + 1), 1.0, 4.0, verdict)
-        zero = float(re.search(r'class="mk-zero" d="M([\d.]+)', svg)[1])
+        zero = float(re.search(r'class="mk-zero" [^>]*?d="M([\d.]+)', svg)[1])
         assert (drawn(svg)["value"] < zero) == (effect < 0)
         assert f'class="mk-{verdict}"' in svg
         assert said in svg
