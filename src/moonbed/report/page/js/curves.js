@@ -28,7 +28,7 @@ export class ErrorChart {
       const curve = this.askings[i].get(`${model.index} ${w}`, { model: model.index, w, n: DRAWS, seed: 1 });
       return { model, curve, asking: this.askings[i] };
     });
-    const key = JSON.stringify([shown.map((m) => m.index), w, curves.map(({ curve }) => Boolean(curve))]);
+    const key = JSON.stringify([this.parts.svg.parentElement.clientWidth, shown.map((m) => m.index), w, curves.map(({ curve }) => Boolean(curve))]);
     if (key !== this.drawn) {
       this.drawn = key;
       this.draw(shown, curves.filter(({ curve }) => curve));
@@ -50,8 +50,8 @@ export class ErrorChart {
     const told = curves.map(({ model, curve }) => ({ model, ...bandOf(curve) }));
     const x = told.flatMap((t) => t.x);
     const y = told.flatMap((t) => t.mean);
-    const axes = { x: [Math.min(...x), Math.max(...x)], y: decadesAround(y), logX: true, logY: true };
-    const chart = new Chart(svg, { ...axes, xName: "noise ratio σ/α", yName: "" });
+    const axes = { x: [Math.max(...x), Math.min(...x)], y: decadesAround(y), logX: true, logY: true };
+    const chart = new Chart(svg, { ...axes, xName: "noise ratio σ/α", xEnds: ["noise", "data"] });
     told.forEach((t, i) => {
       chart.band(t.x, t.low, t.high, i ? "second" : "first");
       chart.line(t.x, t.mean, i ? "second" : "first");
@@ -77,7 +77,8 @@ export class QualityChart {
     this.client = client;
     this.job = null;
     this.answers = new Map();
-    this.shown = "";
+    this.wish = null;
+    this.wide = 0;
     this.button.addEventListener("click", () => this.measure());
   }
 
@@ -95,6 +96,12 @@ export class QualityChart {
       : "Needs a model that runs here and a law with a closed form.";
     if (this.answers.has(key)) this.draw(this.answers.get(key));
     else this.blank();
+  }
+
+  /** Draw again at the present width. */
+  fit() {
+    const answer = this.answers.get(this.wish && this.wish.key);
+    if (answer && this.wide !== this.parts.svg.parentElement.clientWidth) this.draw(answer);
   }
 
   stop() {
@@ -138,18 +145,19 @@ export class QualityChart {
 
   draw({ points, floor, metric, n, wish }) {
     const { svg, details, caption, table } = this.parts;
+    svg.toggleAttribute("hidden", false);
+    this.wide = svg.parentElement.clientWidth;
     const x = points.map((point) => point.nfe);
     const values = points.flatMap((point) => [point.value, Math.max(point.lo, point.value / 4)]);
     const span = [Math.min(...x) / 1.3, Math.max(...x) * 1.3];
     const axes = { x: span, y: decadesAround([...values, ...floor], 4), logX: true, logY: true, xTicks: x };
-    const chart = new Chart(svg, { ...axes, xName: "evaluations (NFE)", yName: "" });
+    const chart = new Chart(svg, { ...axes, xName: "evaluations (NFE)" });
     chart.band(span, [floor[0], floor[0]], [floor[1], floor[1]], "floor");
     chart.line(x, points.map((point) => point.value), "first");
     for (const point of points) chart.point(point.nfe, point.value, point.lo, point.hi, "first");
-    svg.toggleAttribute("hidden", false);
     details.hidden = false;
     caption.textContent =
-      `${metric} from the law, ${wish.model.label}, ${wish.sampler}; n = ${counted(n)}, 95 % intervals. ` +
+      `${wish.model.label}, ${wish.sampler}: ${metric} from the law; n = ${counted(n)}, 95 % intervals. ` +
       `Band: what exact samples get, ${number(floor[0])} .. ${number(floor[1])} (5 to 95 %).`;
     const row = (point) => [point.nfe, point.steps, point.value, `${number(point.lo)} .. ${number(point.hi)}`];
     const told = points.map((point) => row(point).map((v) => (typeof v === "number" ? number(v) : v)));

@@ -69,7 +69,10 @@ export class Live {
       if (Object.keys(given).length) this.set(given);
     });
     document.addEventListener("moonbed:theme", () => this.paint());
-    new ResizeObserver(() => this.draw()).observe(this.part("live-stages"));
+    new ResizeObserver(() => {
+      this.quality.fit();
+      this.draw();
+    }).observe(this.part("live-stages"));
   }
 
   /** Show the panel; play once, unless the reader wants no motion or came to a certain view. */
@@ -278,7 +281,7 @@ export class Live {
       stage.disc(path.drop, reach, 3.2, { fill: bg, stroke: ink });
       if (!path.picture) continue;
       stage.lines([path.picture.way(0, 1)], reach, ink, 1, 0.35);
-      stage.lines([path.picture.way(0, this.state.t)], reach, ink, 1.8);
+      stage.lines([path.picture.way(0, this.state.t)], reach, ink, 1.5);
       const now = path.picture.at(this.state.t);
       stage.disc([now[0], now[1]], reach, 4.4, { fill: generated, stroke: ink });
     }
@@ -310,13 +313,14 @@ export class Live {
   async copy() {
     history.replaceState(null, "", `#${toHash(this.state)}`);
     const button = this.part("live-copy");
+    const words = "Copy link to this view";
     try {
       await navigator.clipboard.writeText(location.href);
       button.textContent = "Link copied";
     } catch {
       button.textContent = "Link is in the address bar";
     }
-    setTimeout(() => (button.textContent = "Copy link"), 2000);
+    setTimeout(() => (button.textContent = words), 2000);
   }
 }
 
