@@ -79,6 +79,11 @@ def settled(page: Page) -> None:
     page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 
+def until(page: Page, condition: str) -> None:
+    """Wait for a condition; as a function, because the page's policy forbids to evaluate texts."""
+    page.wait_for_function(f"() => {condition}", timeout=15000)
+
+
 def state(page: Page) -> dict[str, Any]:
     return page.evaluate("moonbed.state()")
 
@@ -99,15 +104,24 @@ def still(browser: Browser, file: Path, address: str = "", **context: Any) -> It
         yield open_at(page, file, address)
 
 
-@pytest.fixture
-def calm(browser: Browser, file: Path) -> Iterator[Page]:
+@pytest.fixture(scope="module")
+def shared(browser: Browser, file: Path) -> Iterator[tuple[Page, dict[str, Any]]]:
     with still(browser, file) as page:
-        yield page
+        yield page, state(page)
+
+
+@pytest.fixture
+def calm(shared: tuple[Page, dict[str, Any]]) -> Page:
+    """One page for many tests, each of which finds it in the state in which it opened."""
+    page, first = shared
+    page.evaluate("(first) => { moonbed.panel().player.pause(); moonbed.set(first); }", first)
+    settled(page)
+    return page
 
 
 def test_a_first_look_plays_once_from_noise_to_data(page: Page, file: Path) -> None:
     open_at(page, file)
-    page.wait_for_function("moonbed.panel().player.playing || moonbed.panel().player.frames > 0")
+    until(page, "moonbed.panel().player.playing || moonbed.panel().player.frames > 0")
     early = page.evaluate("[moonbed.state().t, moonbed.panel().player.frames]")
     page.wait_for_timeout(300)
     t, frames = page.evaluate("[moonbed.state().t, moonbed.panel().player.frames]")
@@ -202,7 +216,7 @@ def test_the_keyboard_drops_plays_and_scrubs(calm: Page) -> None:
     calm.keyboard.press("ArrowLeft")
     assert state(calm)["t"] == pytest.approx(0.98)
     calm.keyboard.press(" ")
-    calm.wait_for_function("moonbed.panel().player.playing")
+    until(calm, "moonbed.panel().player.playing")
     calm.keyboard.press(" ")
     assert not calm.evaluate("moonbed.panel().player.playing")
 
@@ -224,10 +238,10 @@ def test_the_address_holds_the_state_and_gives_it_back(browser: Browser, file: P
     with still(browser, file, address) as page:
         found = state(page)
         choose(page, "n", "250")
-        page.wait_for_function("location.hash.includes('n=250')")
+        until(page, "location.hash.includes('n=250')")
         told = page.evaluate("location.hash")
         page.evaluate("location.hash = '#t=0.75&view=particles'")
-        page.wait_for_function("moonbed.state().t === 0.75")
+        until(page, "moonbed.state().t === 0.75")
         changed = state(page)
     expected = {"model": "steady", "sampler": "DDIM", "steps": 8, "n": 500, "seed": 7, "w": 3.5, "view": "field"}
     expected |= {"show": "difference", "beside": "blurred", "t": 0.25, "drops": [[1, -0.5], [0, 2]], "trails": False}
@@ -290,9 +304,9 @@ GROUND = DIGEST.replace("canvas.sky", "canvas.ground")
 def test_fields_and_densities_learned_exact_and_their_difference(browser: Browser, file: Path, view: str) -> None:
     with still(browser, file, f"#view={view}&t=0.5&beside=none") as page:
         assert page.locator("figure.stage").count() == 2
-        page.wait_for_function(f"({GROUND})(0)[0] > 500 && ({GROUND})(1)[0] > 500", timeout=15000)
+        until(page, f"({GROUND})(0)[0] > 500 && ({GROUND})(1)[0] > 500")
         page.locator("[data-key=show] label", has_text="Difference").click()
-        page.wait_for_function("/difference|Vermilion/.test(document.querySelector('.stage-note').textContent)", timeout=15000)
+        until(page, "/difference|Vermilion/.test(document.querySelector('.stage-note').textContent)")
         assert page.locator("figure.stage").count() == 1
         assert page.evaluate(GROUND, 0)[0] > 500
 
@@ -319,7 +333,7 @@ def test_quality_is_measured_on_demand(browser: Browser, file: Path) -> None:
 
 
 def test_the_picture_is_told_in_words(calm: Page) -> None:
-    calm.wait_for_function("document.getElementById('live-words').textContent.includes('at the sample')")
+    until(calm, "document.getElementById('live-words').textContent.includes('at the sample')")
     told = calm.locator("#live-words").text_content()
     assert "blurred, DDIM, 32 steps, 32 evaluations: 1,000 particles" in told
     assert "exact, DDIM" in told

@@ -114,7 +114,7 @@ export class Live {
     const { state, menu, tracks } = this;
     const model = menu.model(state.model);
     const plan = menu.plan(model, state.sampler, state.steps);
-    const other = menu.model(state.beside);
+    const other = this.second();
     tracks.a.aim(model, alive(model) ? plan : null, state);
     if (other) tracks.b.aim(other, menu.counterpart(other, plan), state);
     this.controls.show(state);
@@ -123,6 +123,11 @@ export class Live {
     this.quality.aim(model, alive(model) ? plan : null, state, known);
     this.arrange();
     this.draw();
+  }
+
+  /** The model beside, or undefined. */
+  second() {
+    return alive(this.menu.model(this.state.model)) ? this.menu.model(this.state.beside) : undefined;
   }
 
   isKnown(model) {
@@ -245,7 +250,7 @@ export class Live {
     for (const square of this.squares) this.drawSquare(square, told);
     const { model, picture } = this.tracks.a;
     if (picture) {
-      const models = [model, ...(this.state.beside === "none" ? [] : [this.tracks.b.model])].filter(Boolean);
+      const models = [model, ...(this.second() ? [this.tracks.b.model] : [])].filter(Boolean);
       const level = alive(model) ? picture.level(this.state.t) : null;
       if (told) this.error.show(models, this.state.w, level, (m) => this.isKnown(m));
     }
@@ -255,7 +260,7 @@ export class Live {
   }
 
   waiting() {
-    return this.tracks.a.busy || (this.state.beside !== "none" && this.tracks.b.busy);
+    return this.tracks.a.busy || (this.second() !== undefined && this.tracks.b.busy);
   }
 
   drawSquare({ figure, stage, slot, show }, told) {
@@ -294,7 +299,7 @@ export class Live {
     time.setAttribute("aria-valuetext", `${Math.round(100 * this.state.t)} percent of the way from noise to data`);
     clearTimeout(this.telling);
     this.telling = setTimeout(() => {
-      const tracks = [this.tracks.a, ...(this.state.beside === "none" ? [] : [this.tracks.b])];
+      const tracks = [this.tracks.a, ...(this.second() ? [this.tracks.b] : [])];
       if (!this.player.playing) say(this.part("live-words"), pictureWords(this.state, tracks));
     }, QUIET);
   }
