@@ -222,19 +222,26 @@ def test_the_keyboard_drops_plays_and_scrubs(calm: Page) -> None:
 
 
 def test_every_control_has_a_name_and_is_reached_by_tab(calm: Page) -> None:
-    nameless = calm.evaluate("""[...document.querySelectorAll("#live button, #live input, #live select, #live canvas[tabindex]")]
-      .filter((e) => !(e.ariaLabel || e.textContent.trim() || (e.labels && e.labels.length && e.labels[0].innerText.trim())
-        || e.closest("label")?.innerText.trim() || e.getAttribute("aria-label"))).map((e) => e.outerHTML)""")
+    nameless = calm.evaluate("""() => {
+      const all = [...document.querySelectorAll("#live button, #live input, #live select, #live canvas[tabindex]")];
+      const label = (e) => e.closest("label")?.innerText || e.getAttribute("aria-label") || e.textContent;
+      return all.filter((e) => !label(e).trim()).map((e) => e.outerHTML);
+    }""")
     assert nameless == []
     reached = set()
     for _ in range(24):
         calm.keyboard.press("Tab")
-        reached.add(calm.evaluate("document.activeElement.id || document.activeElement.dataset.key || document.activeElement.name"))
+        reached.add(
+            calm.evaluate(
+                "document.activeElement.id || document.activeElement.dataset.key || document.activeElement.name"
+            )
+        )
     assert {"live-play", "live-time", "model", "beside", "sampler", "n", "seed", "live-redraw", "live-view"} <= reached
 
 
 def test_the_address_holds_the_state_and_gives_it_back(browser: Browser, file: Path) -> None:
-    address = "#model=steady&sampler=DDIM&steps=8&n=500&seed=7&w=3.5&view=field&show=difference&beside=blurred&t=0.25&drops=1,-0.5;0,2"
+    address = "#model=steady&sampler=DDIM&steps=8&n=500&seed=7&w=3.5&view=field&show=difference"
+    address += "&beside=blurred&t=0.25&drops=1,-0.5;0,2"
     with still(browser, file, address) as page:
         found = state(page)
         choose(page, "n", "250")
@@ -258,14 +265,42 @@ def test_the_address_holds_the_state_and_gives_it_back(browser: Browser, file: P
         "#view=constructor&show=%00&beside=%E0%A4%A&drops=1,2,3;a,b;1e9,0;;NaN,0&__proto__=1&t=&=3&toString=1",
         "#results",
     ],
+    ids=["markup", "garbage", "anchor"],
 )
 def test_a_hostile_address_changes_nothing(browser: Browser, file: Path, address: str) -> None:
     with still(browser, file, address) as page:
         found = state(page)
         assert page.evaluate("window.hacked") is None
         assert page.locator("#live img").count() == 0
-    assert (found["model"], found["sampler"], found["n"], found["seed"], found["drops"]) == ("blurred", "own", 1000, 1, [])
-    assert (found["view"], found["show"], found["beside"], found["w"], found["t"]) == ("particles", "both", "exact", None, 1)
+    assert (found["model"], found["sampler"], found["n"], found["seed"], found["drops"]) == (
+        "blurred",
+        "own",
+        1000,
+        1,
+        [],
+    )
+    assert (found["view"], found["show"], found["beside"], found["w"], found["t"]) == (
+        "particles",
+        "both",
+        "exact",
+        None,
+        1,
+    )
+
+
+def test_what_is_not_valid_leaves_the_rest_as_it_was(calm: Page) -> None:
+    calm.evaluate("moonbed.set({ n: 2000, seed: 5, t: 0.5, sampler: 'ancestral', beside: 'none' })")
+    calm.evaluate("moonbed.set({ n: 3, seed: -1, t: 'x', sampler: 'none', beside: 'blurred', drops: [[1]], model: 7 })")
+    settled(calm)
+    found = state(calm)
+    assert [found[key] for key in ("n", "seed", "t", "sampler", "beside", "drops")] == [
+        2000,
+        5,
+        0.5,
+        "ancestral",
+        "none",
+        [],
+    ]
 
 
 def test_a_recorded_model_shows_its_points_and_its_reason(calm: Page) -> None:
@@ -344,7 +379,9 @@ def test_the_theme_goes_round_and_the_picture_follows(calm: Page) -> None:
     for _ in range(3):
         calm.click("#theme")
         settled(calm)
-        colours.append((calm.locator("html").get_attribute("data-theme"), calm.evaluate("moonbed.panel().colours.generated")))
+        colours.append(
+            (calm.locator("html").get_attribute("data-theme"), calm.evaluate("moonbed.panel().colours.generated"))
+        )
     assert [theme for theme, _ in colours] == ["light", "dark", None]
     assert colours[0][1] != colours[1][1]
 
@@ -375,7 +412,10 @@ def test_without_models_there_is_no_panel(page: Page, tmp_path: Path) -> None:
 def test_a_stale_picture_is_cancelled_and_the_last_wish_wins(calm: Page) -> None:
     calm.evaluate("for (const n of [250, 500, 2000, 5000, 1000]) moonbed.set({ n, seed: n })")
     settled(calm)
-    assert calm.evaluate("[moonbed.panel().tracks.a.picture.n, moonbed.panel().tracks.a.key]") == [1000, "0 vp ddim 32  1000 1000"]
+    assert calm.evaluate("[moonbed.panel().tracks.a.picture.n, moonbed.panel().tracks.a.key]") == [
+        1000,
+        "0 vp ddim 32  1000 1000",
+    ]
 
 
 @pytest.mark.slow

@@ -87,7 +87,7 @@ export class Chart {
 }
 
 /** Powers of ten around positive values: an axis of at most `decades`, from above. */
-export function decadesAround(values, decades = 6) {
+export function decadesAround(values, decades = 9) {
   const positive = values.filter((value) => value > 0);
   if (!positive.length) return [1e-3, 1];
   const top = Math.ceil(Math.log10(Math.max(...positive)) - 1e-9);
@@ -128,7 +128,7 @@ function ticks([low, high], logarithmic) {
     return Array.from({ length: Math.floor(high / wide + 1e-9) - first + 1 }, (_, i) => (first + i) * wide);
   }
   const [from, to] = [Math.ceil(Math.log10(Math.min(low, high)) - 1e-9), Math.floor(Math.log10(Math.max(low, high)) + 1e-9)];
-  const every = to - from > 4 ? 2 : 1;
+  const every = Math.ceil((to - from + 1) / 5);
   return Array.from({ length: Math.floor((to - from) / every) + 1 }, (_, i) => 10 ** (from + i * every));
 }
 

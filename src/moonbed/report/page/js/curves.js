@@ -82,17 +82,18 @@ export class QualityChart {
     this.button.addEventListener("click", () => this.measure());
   }
 
-  /** What the button would measure: a model under all numbers of steps of the plan's sampler. */
+  /** What the button would measure: a model under all numbers of steps of a sampler. */
   aim(model, plan, { w, n, seed }, known) {
     const possible = alive(model) && plan && known(model);
-    const wish = possible ? { model, sampler: plan.sampler, args: { model: model.index, sampler: plan.sampler, w, n, seed } } : null;
+    const sampler = possible && familyOf(model, plan);
+    const wish = possible ? { model, sampler, args: { model: model.index, sampler, w, n, seed } } : null;
     const key = wish ? JSON.stringify(wish.args) : "";
     if (this.wish && key === this.wish.key) return;
     this.wish = { ...wish, key };
     this.stop();
     this.button.disabled = !possible;
     this.told.textContent = possible
-      ? `${model.label}, ${plan.sampler} at all its numbers of steps, ${counted(n)} particles`
+      ? `${model.label}, ${sampler} at all its numbers of steps, ${counted(n)} particles`
       : "Needs a model that runs here and a law with a closed form.";
     if (this.answers.has(key)) this.draw(this.answers.get(key));
     else this.blank();
@@ -163,6 +164,13 @@ export class QualityChart {
     const told = points.map((point) => row(point).map((v) => (typeof v === "number" ? number(v) : v)));
     fillTable(table, [["evaluations", "steps", metric, "95 % interval"], ...told]);
   }
+}
+
+/** The plan's sampler; one that comes in several numbers of steps where it does not. */
+function familyOf(model, plan) {
+  const size = (name) => model.plans.filter((other) => other.sampler === name).length;
+  if (size(plan.sampler) > 1) return plan.sampler;
+  return (model.plans.find((other) => size(other.sampler) > 1) || plan).sampler;
 }
 
 function partsOf(figure) {

@@ -140,7 +140,8 @@ export class Live {
     const cheap = alive(model) && cheaper(this.menu, model, this.state.n);
     const spared = cheap && this.state.sampler !== OWN && plan.id === cheap.id && !this.touched;
     const told = spared ? `Its own sampler, ${model.plans[0].text}, takes longer in a page: here it starts with ${plan.text}.` : "";
-    note.textContent = [limitWords(model), told].filter(Boolean).join(" ");
+    const field = this.state.view === "field" ? "Arrows show the flow that all particles follow; their length is the root of its speed." : "";
+    note.textContent = [limitWords(model), told, field].filter(Boolean).join(" ");
     note.hidden = !note.textContent;
   }
 
@@ -269,7 +270,10 @@ export class Live {
     stage.fit();
     stage.clear();
     if (told) nameSquare(figure, state, track, show);
-    if (!track.picture) return;
+    if (!track.picture) {
+      say(figure.querySelector(".stage-note"), track.error || `Sampling ${counted(state.n)} particles`);
+      return;
+    }
     const { model, picture } = track;
     const { reach } = this.source.camera(model);
     const settled = !this.player.playing;
