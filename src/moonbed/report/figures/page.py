@@ -32,8 +32,8 @@ class PageFigure(NamedTuple):
 def for_page(rows: Sequence[Row], store: Store) -> list[PageFigure]:
     """The figures of some rows, in the order in which they are read; nothing is trained or sampled for them.
 
-    The page's own table draws values on floors and differences of arms. A loss floor that the store does not hold yet is
-    computed, and kept there: below a second each.
+    The page's own table draws values on floors and differences of arms. A loss floor that the store does not hold yet
+    is computed, and kept there: below a second each.
     """
     if not rows:
         return []

@@ -106,10 +106,8 @@ def value_mark(cell: Cell, axis: Axis, width: int = 132) -> str:
     if cell.floor and not math.isnan(cell.floor.lo):
         low, high = x(cell.floor.lo), x(cell.floor.hi)
         short = max(0.0, LEAST - (high - low)) / 2
-        parts.append(
-            f'<rect class="mk-floor" {FLOOR} x="{low - short:.1f}" y="3" width="{high - low + 2 * short:.1f}" height="16" '
-            'rx="1.5"/>'
-        )
+        place = f'x="{low - short:.1f}" y="3" width="{high - low + 2 * short:.1f}" height="16" rx="1.5"'
+        parts.append(f'<rect class="mk-floor" {FLOOR} {place}/>')
     if cell.interval and cell.values and all(map(math.isfinite, cell.interval)):
         parts.append(_line(*cell.interval, axis, x))
     if cell.published is not None:
@@ -172,8 +170,6 @@ def _arrow(x: float, way: int, name: str) -> str:
 
 
 def _svg(width: int, parts: list[str], said: str) -> str:
-    body = "".join(parts)
-    return (
-        f'<svg class="mark" viewBox="0 0 {width} 22" width="{width}" height="22" fill="none" role="img" aria-label="{said}">'
-        f"<title>{said}</title>{body}</svg>"
-    )
+    size = f'viewBox="0 0 {width} 22" width="{width}" height="22"'
+    opening = f'<svg class="mark" {size} fill="none" role="img" aria-label="{said}"><title>{said}</title>'
+    return opening + "".join(parts) + "</svg>"

@@ -216,7 +216,8 @@ def measured(cell: Cell) -> str:
     mean, sd = spread(cell.values)
     if sd is None or not math.isfinite(sd):
         return tables.number(mean)
-    return f"{tables.number(mean)} ± {f'{sd:,.0f}' if 100 <= sd < 1e6 else f'{sd:.2g}'}"
+    digits = "0" if not sd else f"{sd:,.0f}" if 100 <= sd < 1e6 else f"{sd:#.2g}".rstrip(".")
+    return f"{tables.number(mean)} ± {digits}"
 
 
 def _key(cell: Cell) -> str:
