@@ -12,7 +12,7 @@ from moonbed.experiments.run import Failure
 from moonbed.metrics.density import NLL
 from moonbed.metrics.model import Girsanov
 from moonbed.metrics.two_sample import SlicedW1
-from moonbed.report import plots
+from moonbed.report import figures
 from moonbed.report.verdicts import anatomy_csv, anatomy_json, anatomy_table
 
 METRICS = (SlicedW1(directions=64), NLL(), Girsanov(points=64, levels=8))
@@ -82,7 +82,7 @@ def test_every_format(found, tmp_path):
     assert set(data["metrics"]["sliced W1"]) == set(PARTS)
     assert len(anatomy_csv(found).splitlines()) == 1 + len(PARTS) * len(METRICS)
     assert len(anatomy_table(found).rows) == len(METRICS)
-    plots.save(plots.budget(found), tmp_path / "budget.png")
+    figures.save(figures.budget(found), tmp_path / "budget.png")
     assert (tmp_path / "budget.png").stat().st_size > 5_000
 
 

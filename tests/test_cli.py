@@ -19,7 +19,7 @@ from moonbed.experiments.presets import BUDGETS, PUBLISHED, Budget
 from moonbed.experiments.run import choose_device
 from moonbed.metrics.suites import SUITES
 from moonbed.metrics.two_sample import C2ST, Energy, SlicedW1
-from moonbed.report import plots
+from moonbed.report import figures
 
 TINY = [
     *("training.steps=60", "training.batch=64", "training.points=1000", "sampler.steps=4", "n=30"),
@@ -468,7 +468,7 @@ def test_the_two_panels_of_a_picture_have_the_same_axes():
     rng = np.random.default_rng(0)
     target, samples = rng.normal(size=(200, 2)), 3 * rng.normal(size=(150, 2))
     samples[0] = [np.nan, 0]
-    left, right = plots.pair("a row", target, samples).axes
+    left, right = figures.pair("a row", target, samples).axes
     assert left.get_xlim() == right.get_xlim()
     assert left.get_ylim() == right.get_ylim()
     low, high = np.array([left.get_xlim(), left.get_ylim()]).T
@@ -484,7 +484,7 @@ def test_the_two_panels_of_a_picture_have_the_same_axes():
 
 def test_all_panels_of_the_overview_have_the_targets_axes():
     rng = np.random.default_rng(0)
-    figure = plots.overview(
+    figure = figures.overview(
         "all", rng.normal(size=(50, 2)), [(n, k * rng.normal(size=(50, 2))) for k, n in enumerate("abc")]
     )
     shown = [axes for axes in figure.axes if axes.axison]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,9 +35,17 @@ CsvOption = Annotated[Path | None, Parameter(name="--csv", help="Write the table
 JsonOption = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON on standard output.")]
 STORE = Path(os.environ.get("MOONBED_STORE", "runs"))
 
+_given: list[str] = []
+
+
+def command_line() -> str:
+    """The command as it was given, to be given again."""
+    return shlex.join(["moonbed", *_given])
+
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Entry point of the `moonbed` command."""
+    _given[:] = sys.argv[1:] if arguments is None else arguments
     try:
         code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:

@@ -19,6 +19,7 @@ from moonbed.cli.output import (
     show_component,
     show_member,
     status,
+    write_report,
     write_rows,
     write_text,
 )
@@ -30,6 +31,7 @@ from moonbed.cli.parsing import (
     chosen_jobs,
     chosen_metrics,
     one_of,
+    page_path,
     preset_changes,
     stored_runs,
     suites,
@@ -62,6 +64,9 @@ def run(
     device: DeviceOption = "auto",
     store: StoreOption = STORE,
     csv: CsvOption = None,
+    report: Annotated[
+        str | None, Parameter(help="The page to write, one HTML file, or none; report.html in the store unless said.")
+    ] = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> int:
@@ -105,6 +110,7 @@ def run(
 
     if csv:
         check_writable(csv.parent)
+    page = page_path(report, store / "report.html")
     wanted = {name: [experiment] for name, experiment in named.items()}
     results, failures = follow_runs(follow(wanted, questions, draws, where, device, jobs), quiet)
     found = {name: [results[e.id]] for name, e in named.items() if e.id in results}
@@ -114,6 +120,7 @@ def run(
 
         write_text(csv, to_csv(table))
     print_rows(table, json)
+    write_report(page, table, where, quiet or json, title=" ".join((what, *changes)))
     return status(table, failures)
 
 
@@ -131,6 +138,9 @@ def reproduce(
         int | None, Parameter(help="Exact draws for the floor of each metric; the budget's unless said.")
     ] = None,
     out: Annotated[Path, Parameter(help="Folder for tables and pictures.")] = Path("reproduction"),
+    report: Annotated[
+        str | None, Parameter(help="The page to write, one HTML file, or none; report.html in --out unless said.")
+    ] = None,
     jobs: JobsOption = None,
     device: DeviceOption = "auto",
     store: StoreOption = STORE,
@@ -159,6 +169,7 @@ def reproduce(
     at_least("--draws", draws, 1)
     where, metrics = Store(store), SUITES["published"]
     check_writable(out)
+    page = page_path(report, out / "report.html")
     results, failures = follow_runs(job.follow(wanted, metrics, draws, where, device, chosen_jobs(jobs)), quiet)
     found = {name: [results[e.id] for e in group if e.id in results] for name, group in wanted.items()}
     table = job.rows({name: group for name, group in found.items() if group}, metrics, where)
@@ -167,6 +178,8 @@ def reproduce(
         written = write_rows(table, out, where)
         if not (json or quiet):
             say(f"{', '.join(written)} in {out}{os.sep}; {time.monotonic() - started:.0f} s in all")
+        lead = "Every row trained, sampled and measured again, beside the published values (◇)."
+        write_report(page, table, where, json or quiet, title="The published two-moons ablation, reproduced", lead=lead)
     return status(table, failures)
 
 

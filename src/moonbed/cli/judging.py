@@ -15,6 +15,7 @@ from moonbed.cli.output import (
     print_table,
     say,
     status,
+    write_report,
     write_text,
 )
 from moonbed.cli.parsing import (
@@ -23,6 +24,7 @@ from moonbed.cli.parsing import (
     check_writable,
     chosen_jobs,
     chosen_metrics,
+    page_path,
     read_table,
 )
 from moonbed.component import SpecError, parse_overrides
@@ -125,6 +127,9 @@ def compare(
     device: DeviceOption = "auto",
     store: StoreOption = STORE,
     csv: CsvOption = None,
+    report: Annotated[
+        str | None, Parameter(help="The page to write, one HTML file, or none; compare.html in the store unless said.")
+    ] = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> int:
@@ -151,6 +156,7 @@ def compare(
             raise SpecError([(option, f"should lie between 0 and {top:g}, given {value:g}")])
     if csv:
         check_writable(csv.parent)
+    page = page_path(report, store / "compare.html")
     arms = [(text, experiment) for text, experiment in (find_experiment(text, where) for text in (a, b))]
     arms = [(text, changed(experiment, budget, changes)) for text, experiment in arms]
     count = seeds if seeds is not None else 28 if until_decided else 5
@@ -161,6 +167,8 @@ def compare(
         if csv:
             write_text(csv, comparison_csv(found))
         print_found(found, comparison_table, comparison_json, json)
+        title = f"{found.b} against {found.a}"
+        write_report(page, found.rows, where, quiet or json, title=title, comparison=found)
         return status(list(found.rows), failures)
     return status([], failures)
 
@@ -199,7 +207,7 @@ def anatomy(
     from moonbed.experiments import anatomy as job
     from moonbed.experiments.named import find_experiment
     from moonbed.experiments.store import Store
-    from moonbed.report import plots
+    from moonbed.report import figures
     from moonbed.report.verdicts import anatomy_csv, anatomy_json, anatomy_table
 
     where, questions = Store(store), chosen_metrics(metrics)
@@ -213,12 +221,12 @@ def anatomy(
     if isinstance(found, job.Anatomy):
         print_found(found, anatomy_table, anatomy_json, json)
         write_text(out / "anatomy.csv", anatomy_csv(found))
-        plots.save(plots.budget(found), out / "anatomy.png")
+        figures.save(figures.budget(found, 7.0), out / "anatomy.png")
         written = ["anatomy.csv", "anatomy.png"]
         if found.score_error:
-            title = "Score error: the integral over log sigma is Girsanov's bound"
-            plots.save(plots.score_errors(title, found.score_error), out / "score_error.png")
+            figures.save(figures.score_errors(found.score_error), out / "score_error.png")
             written.append("score_error.png")
         if not (json or quiet):
-            say(f"{', '.join(written)} in {out}{os.sep}")
+            kept = where.experiment(found.experiment).path / job.KEPT
+            say(f"{', '.join(written)} in {out}{os.sep}; kept in {kept}, where `moonbed plot` and `report` find it")
     return status([], failures)

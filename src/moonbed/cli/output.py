@@ -77,6 +77,17 @@ def print_rows(table: Sequence[Row], as_json: bool) -> None:
         print_table(tables.to_terminal(table, labels))
 
 
+def say_size(path: Path, size: int) -> None:
+    """Say where a file is, and how large."""
+    text = f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
+    say(escape(f"{path}, {text}"))
+
+
+def warn(lines: Iterable[str]) -> None:
+    """Say on standard error what a reader should know, a line each."""
+    sys.stderr.write("".join(f"moonbed: {' '.join(line.split())}\n" for line in lines))
+
+
 def print_table(table: Any) -> None:
     """Print a table of rich, as wide as the terminal, or 140 where there is none."""
     from rich.console import Console
@@ -92,6 +103,20 @@ def write_text(path: Path, text: str) -> None:
     Folder(path.parent).write(path.name, text.encode())
 
 
+def write_report(
+    path: Path | None, table: Sequence[Row], store: Any, quiet: bool, title: str, lead: str = "", comparison: Any = None
+) -> None:
+    """Write rows as a page, if one is wanted and there are any, and say where it is."""
+    from moonbed.cli.app import command_line
+    from moonbed.writing import write_page
+
+    if path is None or not table:
+        return
+    size = write_page(path, table, store, title=title, lead=lead, comparison=comparison, command=command_line())
+    if not quiet:
+        say_size(path, size)
+
+
 def write_rows(table: Sequence[Row], out: Path, store: Any) -> list[str]:
     """Tables and pictures of a reproduction."""
     import io
@@ -99,7 +124,7 @@ def write_rows(table: Sequence[Row], out: Path, store: Any) -> list[str]:
     import numpy as np
 
     from moonbed.experiments.evaluate import reference
-    from moonbed.report import plots, tables
+    from moonbed.report import figures, tables
 
     labels = list(table[0].cells)
     files = {
@@ -114,12 +139,12 @@ def write_rows(table: Sequence[Row], out: Path, store: Any) -> list[str]:
         if row.done:
             first = row.done[0].experiment
             samples = np.load(io.BytesIO(store.experiment(first).file("samples.npy")), allow_pickle=False)
-            plots.save(plots.pair(f"{row.name}: {row.change}", reference(first), samples), out / f"{row.name}.png")
+            figures.save(figures.pair(f"{row.name}: {row.change}", reference(first), samples), out / f"{row.name}.png")
             drawn.append((row.name, samples, first))
     if drawn:
         title = f"Target and generated, n = {len(drawn[0][1]):,}, first seed"
-        figure = plots.overview(title, reference(drawn[0][2]), [(name, samples) for name, samples, _ in drawn])
-        plots.save(figure, out / "all.png")
+        figure = figures.overview(title, reference(drawn[0][2]), [(name, samples) for name, samples, _ in drawn])
+        figures.save(figure, out / "all.png")
     return [*files, *(f"{name}.png" for name, *_ in drawn), *(["all.png"] if drawn else [])]
 
 
@@ -175,6 +200,5 @@ def status(table: Sequence[Row], failures: Sequence[tuple[str, Failure]]) -> int
         lines.append(f"{name}: {failure.message}")
         if failure.trace:
             sys.stderr.write(failure.trace)
-    for line in dict.fromkeys(lines):
-        sys.stderr.write(f"moonbed: {line}\n")
+    warn(dict.fromkeys(lines))
     return 2 if lines else 0

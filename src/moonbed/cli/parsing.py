@@ -138,3 +138,16 @@ def check_writable(out: Path) -> None:
 
     Folder(out).write(".probe", b"")
     (out / ".probe").unlink(missing_ok=True)
+
+
+def check_page(path: Path) -> Path:
+    """The path of a page, that can be written; `SpecError` for a folder, `StoreError` for where nothing can be."""
+    if path.is_dir():
+        raise SpecError([("", f"{path} is a folder; name a file in it, as {path / 'report.html'}")])
+    check_writable(path.parent)
+    return path
+
+
+def page_path(text: str | None, default: Path) -> Path | None:
+    """Where `--report` puts the page: `default` unless said, None for `none`."""
+    return None if text == "none" else check_page(default if text is None else Path(text))

@@ -80,15 +80,15 @@ class Flow:
             rows = y.to(torch.float64).split(_BLOCK)
             return torch.cat([self._denoiser(self.schedule.alpha(t) * part, t) for part in rows])
 
-    def log_prob(self, y: Tensor, steps: int = STEPS) -> Tensor:
-        """(n,): log density at the noise ratio sigma_min, in nats. NaN for points that are not finite.
+    def log_prob(self, y: Tensor, steps: int = STEPS, sigma: float | None = None) -> Tensor:
+        """(n,): log density at a noise ratio, sigma_min unless said, in nats. NaN for points that are not finite.
 
         It costs `steps` + 9 evaluations, each with `dim` vector-Jacobian products. Half-way between modes, where the
         flow is stiff, densities below about exp(-15) come out too high, by some nats. Raises ValueError for no steps.
         """
         if steps < 1:
             raise ValueError(f"a likelihood takes at least 1 step, given {steps}")
-        ends = math.log(self.sigma_min), math.log(self.sigma_max)
+        ends = math.log(self.sigma_min if sigma is None else sigma), math.log(self.sigma_max)
         with torch.inference_mode(False), torch.no_grad():
             log_s = torch.linspace(*ends, 2 * steps + 1, dtype=torch.float64)  # ends and middles of the steps
             t = self.schedule.time(-2 * log_s)

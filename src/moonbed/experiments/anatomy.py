@@ -20,9 +20,11 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from moonbed._lazy import lazy_import
+from moonbed._shown import Shown
 from moonbed.component import SpecError, digest
 from moonbed.diffusion.objectives import Denoising
 from moonbed.diffusion.regressions import ExactMean
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
 else:
     torch = lazy_import("torch")
 
-__all__ = ["PARTS", "Anatomy", "Part", "anatomy"]
+__all__ = ["PARTS", "Anatomy", "Part", "anatomy", "load_anatomy", "save_anatomy"]
 
 PARTS = ("floor", "sampler", "capacity", "estimation", "total")
 
@@ -55,8 +57,8 @@ class Part:
     interval: tuple[float, float]
 
 
-@dataclass(frozen=True)
-class Anatomy:
+@dataclass(frozen=True, repr=False)
+class Anatomy(Shown):
     """The error budget of an experiment: by the label of a metric, its parts, and the values of each link by repeat.
 
     `score_error` has the curves of the links of which a metric gives one: columns sigma, mean, error.
@@ -130,7 +132,38 @@ def anatomy(
         for answer in results[first.id].answers.values()
         if "score_error" in answer.details
     }
-    yield "anatomy", Anatomy(experiment, len(learned), seeds, {k: _parts(v) for k, v in values.items()}, values, curves)
+    parts = {label: _parts(links) for label, links in values.items()}
+    found = Anatomy(experiment, len(learned), seeds, parts, values, curves)
+    save_anatomy(where, found)
+    yield "anatomy", found
+
+
+KEPT = "anatomy.json"
+
+
+def save_anatomy(store: Store, found: Anatomy) -> Path:
+    """Keep an error budget in the folder of its experiment, in place of an earlier one; the file."""
+    folder = store.experiment(found.experiment)
+    data = {"repeats": found.repeats, "seeds": found.seeds, "values": found.values, "score_error": found.score_error}
+    folder.write_json(KEPT, data)
+    return folder.path / KEPT
+
+
+def load_anatomy(store: Store, experiment: Experiment) -> Anatomy | None:
+    """The error budget that the store holds of an experiment, None where none was taken."""
+    data = store.experiment(experiment).read_json(KEPT)
+    if data is None:
+        return None
+    values = {
+        label: {link: [float(v) for v in found] for link, found in links.items()}
+        for label, links in data["values"].items()
+    }
+    curves = {
+        link: {name: [float(v) for v in column] for name, column in curve.items()}
+        for link, curve in data["score_error"].items()
+    }
+    parts = {label: _parts(links) for label, links in values.items()}
+    return Anatomy(experiment, int(data["repeats"]), int(data["seeds"]), parts, values, curves)
 
 
 def _trained(

@@ -188,19 +188,28 @@ def evaluate(
     """
     evaluation: Evaluation | None = None
     for metric in metrics:
-        name = f"metrics/{metric.id}.json"
-        stored = folder.read_json(name)
+        stored = folder.read_json(answer_name(metric))
         if stored is not None and ("interval" in stored or not doubt):
-            ends = stored.get("interval")
-            interval = (float(ends[0]), float(ends[1])) if ends else None
-            yield metric, Answer(float(stored["value"]), interval, stored.get("details", {}))
+            yield metric, read_answer(stored)
             continue
         if evaluation is None:
             evaluation = _evaluation(experiment, folder, denoiser(), device)
         found = answer(metric, evaluation, doubt)
         data = {"metric": metric.spec(), "n": experiment.n, "value": found.value, "details": found.details}
-        folder.write_json(name, data | ({"interval": found.interval} if doubt else {}))
+        folder.write_json(answer_name(metric), data | ({"interval": found.interval} if doubt else {}))
         yield metric, found
+
+
+def answer_name(metric: Metric) -> str:
+    """File of a metric's answer, below the folder of an experiment."""
+    return f"metrics/{metric.id}.json"
+
+
+def read_answer(stored: Mapping[str, Any]) -> Answer:
+    """The answer that such a file holds."""
+    ends = stored.get("interval")
+    interval = (float(ends[0]), float(ends[1])) if ends else None
+    return Answer(float(stored["value"]), interval, stored.get("details", {}))
 
 
 def _evaluation(experiment: Experiment, folder: Folder, denoiser: Denoiser, device: str) -> Evaluation:

@@ -7,7 +7,7 @@ import platform
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,8 +50,10 @@ __all__ = ["Failure", "Progress", "Result", "choose_device", "execute", "run"]
 
 FAR = 0.2
 """Relative distance of a profile that is not reconstructed any more."""
-CHECKPOINT_SECONDS = 5.0
-"""A training under way is saved about this often, and when it is interrupted."""
+CHECKPOINT_SECONDS = 1.0
+"""A training under way is saved about this often, and when it is interrupted: that is what whoever watches it sees."""
+CHECKPOINT_SHARE = 0.02
+"""Largest share of the time that goes into saving: what takes long to save is saved less often."""
 
 
 @dataclass(frozen=True)
@@ -316,6 +318,7 @@ class _Session:
         self._good: tuple[dict[str, Tensor], int, list[dict[str, float]]] | None = None
         self._done = False
         self._clock = self._saved = time.monotonic()
+        self._pause = CHECKPOINT_SECONDS
 
     @property
     def seconds(self) -> float:
@@ -324,15 +327,17 @@ class _Session:
     def block(self) -> Progress:
         """Note that a block is done, and save it now and then."""
         self._good = self.state.snapshot()
-        if time.monotonic() - self._saved > CHECKPOINT_SECONDS and self.state.step < self.training.steps:
+        if time.monotonic() - self._saved > self._pause and self.state.step < self.training.steps:
             self.keep()
         return Progress("train", self.state.step, self.training.steps, f"loss {self.state.log[-1]['loss']:.4f}")
 
     def keep(self) -> None:
         """Save the last good block: not the state itself, since an interrupt comes in the middle of one."""
         if self._good is not None and not self._done:
+            start = time.monotonic()
             self.folder.save_checkpoint(*self._good, self.seconds)
             self._saved = time.monotonic()
+            self._pause = CHECKPOINT_SECONDS * max(1.0, (self._saved - start) / CHECKPOINT_SHARE)
 
     def finish(self, error: Diverged | None = None) -> None:
         """Write what came of it, once."""
@@ -397,19 +402,10 @@ def _sample(store: Store, experiment: Experiment, device: str) -> Iterator[Progr
 def _answer(
     store: Store, experiment: Experiment, metrics: Sequence[Metric], device: str, doubt: bool
 ) -> Iterator[Progress | Result]:
-    folder = store.experiment(experiment)
-    records = [store.training(training).record() or {} for training in experiment.needs]
-    common: dict[str, Any] = {
-        "experiment": experiment,
-        "parameters": records[0]["parameters"] if records else 0,
-        "training_seconds": records[0]["seconds"] if records else 0.0,
-        "folder": str(folder.path),
-    }
-    for training, record in zip(experiment.needs, records, strict=True):
-        if record["status"] != "done":
-            whose = "" if training == experiment.training else f"its guide {training.id}: "
-            yield Result(**common, status="diverged", message=whose + record["message"])
-            return
+    folder, known = store.experiment(experiment), outcome(store, experiment)
+    if known.status != "done":
+        yield known
+        return
     lacking = askable_of(experiment, metrics)
     asked = [metric for metric in metrics if metric.id not in lacking]
     answers = {}
@@ -423,10 +419,28 @@ def _answer(
     for k, (metric, found) in enumerate(evaluate(experiment, folder, asked, denoiser, device, doubt)):
         answers[metric.id] = found
         yield Progress("evaluate", k + 1, len(asked))
-    sampled = folder.record() or {}
-    yield Result(
-        **common, status="done", answers=answers, exploded=sampled["exploded"], sampling_seconds=sampled["seconds"]
+    yield replace(known, answers=answers)
+
+
+def outcome(store: Store, experiment: Experiment) -> Result:
+    """What the records say of an experiment, without its answers; "missing" where one of them is not there."""
+    records = [store.training(training).record() for training in experiment.needs]
+    first, folder = (records[0] if records else None) or {}, store.experiment(experiment)
+    found = Result(
+        experiment,
+        "missing",
+        parameters=first.get("parameters", 0),
+        training_seconds=first.get("seconds", 0.0),
+        folder=str(folder.path),
     )
+    for training, record in zip(experiment.needs, records, strict=True):
+        if record is not None and record["status"] != "done":
+            whose = "" if training == experiment.training else f"its guide {training.id}: "
+            return replace(found, status="diverged", message=whose + record["message"])
+    sampled = folder.record()
+    if sampled is None or None in records:
+        return found
+    return replace(found, status="done", exploded=sampled["exploded"], sampling_seconds=sampled["seconds"])
 
 
 def _versions() -> dict[str, str]:

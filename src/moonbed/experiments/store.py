@@ -8,8 +8,9 @@
                        checkpoint.json        only while it trains: the step, and which file holds the state
                        <experiment id>/experiment.json, samples.npy, record.json
                        <experiment id>/metrics/<metric id>.json
+                       <experiment id>/anatomy.json    its error budget, where one was taken
          floors/<id>.json                     draws of a metric from an exact sampler
-         exact/<id>.json                      values of the exact denoiser under a sampler
+         exact/<id>.json                      values of the exact denoiser under a sampler, and in a training's loss
 
 A file appears whole or not at all: it is written beside its place, flushed to the disk and renamed. What is read is
 held against its checksum first; a file that does not match is named in a `StoreError` and never used. A lock that the
@@ -128,6 +129,27 @@ class Folder:
         for path in self.path.rglob(".*.*.????????"):
             path.unlink(missing_ok=True)
 
+    def held(self) -> bool | None:
+        """Whether a process works on this training; None where the system cannot say it without a lock of its own.
+
+        It asks for a shared lock and lets it go at once, on a file opened for reading: nothing is written, and whoever
+        wants to train meanwhile tries again a twentieth of a second later.
+        """
+        try:
+            import fcntl
+        except ImportError:
+            return None
+        try:
+            with (self.path / ".lock").open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return None
+        return False
+
     # The state of a training under way: the pointer is written after the file that it points to.
 
     def save_checkpoint(
@@ -152,6 +174,14 @@ class Folder:
             return None
         tensors = load(self.read(pointer["file"], pointer["sha256"]))
         return tensors, pointer["step"], pointer["log"], pointer["seconds"]
+
+    def log(self) -> list[tuple[int, float]]:
+        """(step, mean loss) of a training: by its log where it is done, by its last checkpoint while it is not."""
+        if self.record() is not None:
+            lines = [json.loads(line) for line in self.file("log.jsonl").splitlines()]
+        else:
+            lines = (self.read_json("checkpoint.json") or {"log": []})["log"]
+        return [(int(line["step"]), float(line["loss"])) for line in lines]
 
     def drop_checkpoint(self) -> None:
         """Forget the state of a training that is done."""

@@ -297,6 +297,11 @@ class Metric(Component):
         """Short name for tables."""
         return type(self).__name__
 
+    @property
+    def unit(self) -> str:
+        """What the value is counted in; empty for a number without a unit."""
+        return ""
+
 
 class Mean(Metric):
     """Metrics that are a mean of independent terms: a member gives `terms`, value and interval (Student's t) follow."""

@@ -53,6 +53,10 @@ class NLL(Mean):
     def label(self) -> str:
         return "NLL - entropy" if self.statistic == "nats" else "log density z"
 
+    @property
+    def unit(self) -> str:
+        return "nats" if self.statistic == "nats" else "standard errors"
+
     def terms(self, evaluation: Evaluation) -> np.ndarray:
         mean, sd = self.need(evaluation).log_density_moments
         excess = evaluation.log_density() - mean
@@ -95,6 +99,7 @@ class OffSupport(Share):
     Source: minimum volume sets, Einmahl and Mason, Generalized quantile processes, 1992.
     """
 
+    unit = "share"
     needs: ClassVar[tuple[Need, ...]] = ("law",)
     mass: PositiveFloat = 1e-3
 
@@ -122,6 +127,8 @@ class Exploded(Share):
     share with the interval of Wilson 1927.
     """
 
+    unit = "share"
+
     symmetric = False
     far: PositiveFloat = 10.0
 
@@ -145,6 +152,7 @@ class ModeWeights(Metric):
     the support. Source: Rao 1948, the score test of the mixing weight; imbalance as a multinomial count.
     """
 
+    unit = "standard errors"
     growth = 0.5
     needs: ClassVar[tuple[Need, ...]] = ("law", "modes")
     least = 0.0

@@ -45,6 +45,7 @@ class N50(Metric):
     Source: Rao 1948 for the test; the number of samples at which its power is one half is our own measure.
     """
 
+    unit = "samples"
     needs: ClassVar[tuple[Need, ...]] = ("law",)
     n_max: Positive = 20_000
     level: Annotated[float, Gt(0), Lt(0.5)] = 0.05

@@ -63,6 +63,7 @@ class KSD(Metric):
     aggregated goodness-of-fit test, 2022.
     """
 
+    unit = "standard deviations"
     growth = 1.0
     needs: ClassVar[tuple[Need, ...]] = ("law", "score")
     bandwidths: tuple[PositiveFloat, ...] = (1.0, 0.1, 0.01)
@@ -255,6 +256,7 @@ class MMDAggregated(Metric):
     Without the law it is two-sample against the reference, with sd and L from the reference, and half as sharp.
     """
 
+    unit = "standard deviations"
     growth = 1.0
     widths: Positive = 7
 

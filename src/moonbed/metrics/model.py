@@ -52,6 +52,7 @@ class KL(Mean):
     Source: Kullback and Leibler, On information and sufficiency, 1951; densities as in Song et al. 2021.
     """
 
+    unit = "nats"
     needs: ClassVar[tuple[Need, ...]] = ("law", "model")
     null = 0.0
     points: Positive = 512
@@ -87,6 +88,7 @@ class Girsanov(Mean):
     Source: Song et al., Maximum Likelihood Training of Score-Based Diffusion Models, 2021.
     """
 
+    unit = "nats"
     needs: ClassVar[tuple[Need, ...]] = ("law", "model")
     null = 0.0
     low: PositiveFloat = 0.01

@@ -25,6 +25,8 @@ __all__ = ["Balls", "Coverage", "Memorisation", "Precision"]
 class Balls(Metric):
     """Metrics of the balls around reference points, each as wide as the distance to its k-th neighbour among them."""
 
+    unit = "share"
+
     symmetric = False
     k: Positive = 5
     least = 0.0
@@ -100,6 +102,7 @@ class Memorisation(Metric):
     in generative models, 2020.
     """
 
+    unit = "ratio"
     needs: ClassVar[tuple[Need, ...]] = ("law", "train")
     quantile: PositiveFloat = 0.5
 

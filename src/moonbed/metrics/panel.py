@@ -127,6 +127,7 @@ class Panel(Metric):
     Finite whatever the samples; NaN and infinite ones are off the support. Source: Rao 1948; Fisher's identity.
     """
 
+    unit = "standard errors"
     needs: ClassVar[tuple[Need, ...]] = ("law",)
     growth = 0.5
     least = 0.0

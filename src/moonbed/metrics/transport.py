@@ -36,6 +36,8 @@ class W1(Metric):
     Source: Kantorovich 1942; network simplex of Bonneel et al., Displacement interpolation, 2011, as in POT.
     """
 
+    unit = "units of x"
+
     points: Positive = 2000
     least = 0.0
 
@@ -64,6 +66,8 @@ class W2(Metric):
     Source: Kantorovich 1942; network simplex of Bonneel et al., Displacement interpolation, 2011, as in POT.
     """
 
+    unit = "units of x"
+
     points: Positive = 2000
     raw: bool = False
     least = 0.0
@@ -91,6 +95,7 @@ class SlicedW1Law(Metric):
     Source: Bonneel et al., Sliced and Radon Wasserstein barycenters, 2015.
     """
 
+    unit = "units of x"
     needs: ClassVar[tuple[Need, ...]] = ("law",)
     directions: Positive = 64
     least = 0.0

@@ -122,6 +122,10 @@ class Energy(Metric):
         return "energy" if self.root else "energy²"
 
     @property
+    def unit(self) -> str:
+        return "√(units of x)" if self.root else "units of x"
+
+    @property
     def least(self) -> float:
         return 0.0 if self.statistic == "V" else -math.inf
 
@@ -145,6 +149,8 @@ class SlicedW1(Metric):
     sqrt(directions). Blind to the same things as the energy distance, whose values it follows closely.
     An infinite sample makes it infinite.
     """
+
+    unit = "units of x"
 
     directions: Positive = 256
     least = 0.0

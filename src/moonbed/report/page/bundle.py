@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from importlib.resources import files
 
-__all__ = ["ENGINE_FILES", "bundle", "kernel"]
+__all__ = ["ENGINE_FILES", "LIVE_FILES", "bundle", "kernel"]
 
 ENGINE_FILES = (
     "codec.js",
@@ -26,6 +26,31 @@ ENGINE_FILES = (
     "worker.js",
 )
 """What runs trained models, in the order of their use; the last one answers a worker's messages."""
+
+LIVE_FILES = (
+    "codec.js",
+    "menu.js",
+    "state.js",
+    "client.js",
+    "camera.js",
+    "picture.js",
+    "readings.js",
+    "asking.js",
+    "ground.js",
+    "raster.js",
+    "canvas.js",
+    "scenery.js",
+    "track.js",
+    "panels.js",
+    "player.js",
+    "words.js",
+    "chart.js",
+    "curves.js",
+    "controls.js",
+    "live.js",
+    "main.js",
+)
+"""What shows them, in the order of their use; the last one starts the panel."""
 
 _IMPORT = re.compile(r"^import .*;\n", re.MULTILINE)
 _EXPORT = re.compile(r"^export (?=(?:async )?(?:function|const|let|class)\b)", re.MULTILINE)
