@@ -155,7 +155,7 @@ class Folder:
         return tensors, pointer["step"], pointer["log"], pointer["seconds"]
 
     def log(self) -> list[tuple[int, float]]:
-        """(step, mean loss) of a training so far: of its log where it is done, of its last checkpoint while it is not."""
+        """(step, mean loss) of a training: by its log where it is done, by its last checkpoint while it is not."""
         if self.record() is not None:
             lines = [json.loads(line) for line in self.file("log.jsonl").splitlines()]
         else:

@@ -35,7 +35,7 @@ __all__ = ["Curve", "Point", "quality", "training"]
 
 
 class Curve(NamedTuple):
-    """A training as it went: what it is called, (step, mean loss) of its log, the loss floor where it was looked for."""
+    """A training as it went: its name, (step, mean loss) of its log, the loss floor where it was looked for."""
 
     name: str
     log: Sequence[tuple[float, float]]

@@ -154,7 +154,7 @@ def _marks(axes: Axes, cells: Mapping[int, Cell], inside: bool, ends: tuple[floa
 
 
 def _range(cells: Sequence[Cell]) -> tuple[float, float, bool]:
-    """What an axis shows: all values, floors and published values, and intervals as far as they leave room for these."""
+    """What an axis shows: values, floors, published values, and intervals as far as they leave room for these."""
     inner = plain([v for c in cells for v in (*c.values, c.published)])
     inner += plain([v for c in cells if c.floor for v in (c.floor.lo, c.floor.hi)])
     outer = plain([v for c in cells if c.interval for v in c.interval])
