@@ -428,7 +428,7 @@ def test_a_stale_picture_is_cancelled_and_the_last_wish_wins(calm: Page) -> None
 
 @pytest.mark.slow
 def test_two_thousand_particles_play_smoothly(browser: Browser, file: Path) -> None:
-    """Sixty frames a second on an idle machine (see the figure in docs); here a third of it, for a shared one."""
+    """Sixty frames a second where nothing else runs; a third of it is asked, for a machine that is shared."""
     with still(browser, file, "#n=2000&t=0") as page:
         page.click("#live-play")
         frames = page.evaluate("""async () => { const { player } = moonbed.panel(); const begin = player.frames;
