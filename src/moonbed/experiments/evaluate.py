@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from moonbed._lazy import lazy_import
 from moonbed.diffusion import Denoiser, Exact
-from moonbed.diffusion.denoisers import Rescheduled
+from moonbed.diffusion.denoisers import Law, Rescheduled
 from moonbed.diffusion.density import Density
 from moonbed.diffusion.guidance import CFG
 from moonbed.diffusion.likelihood import Flow
@@ -43,11 +43,15 @@ def network_of(training: Training, weights: Weights, device: str = "cpu") -> Den
 def denoiser_of(experiment: Experiment, weights: Weights, device: str, guide: Weights | None = None) -> Denoiser:
     """What an experiment samples with, from the weights of its training and of its guide, if it has one."""
     plain = network_of(experiment.training, weights, device)
+    worse = network_of(experiment.guide, guide, device) if experiment.guide and guide is not None else None
+    return assembled(experiment, plain, worse)
+
+
+def assembled(experiment: Experiment, plain: Denoiser, worse: Denoiser | None = None) -> Denoiser:
+    """What an experiment samples with, from the denoiser of its training and that of its guide, if it has one."""
     found = plain.given(experiment.label)
     if experiment.guidance is not None:
-        weak = plain
-        if experiment.guide is not None and guide is not None:
-            weak = Rescheduled(network_of(experiment.guide, guide, device), plain.schedule).given(experiment.label)
+        weak = plain if worse is None else Rescheduled(worse, plain.schedule).given(experiment.label)
         found = experiment.guidance(found, weak)
     return found if experiment.schedule is None else Rescheduled(found, experiment.schedule)
 
@@ -55,12 +59,18 @@ def denoiser_of(experiment: Experiment, weights: Weights, device: str, guide: We
 def exact_of(experiment: Experiment) -> Denoiser:
     """The exact denoiser in the place of the network. Raises `SpecError` where there is none."""
     experiment.replace(exact=True)
-    target, schedule = experiment.training.target, experiment.schedule or experiment.training.schedule
-    plain = Exact(target, schedule)
-    if experiment.label is None:
+    target, label = experiment.training.target, experiment.label
+    return exactly(experiment, target, None if label is None else target.given(label))
+
+
+def exactly(experiment: Experiment, law: Law, given: Law | None) -> Denoiser:
+    """The exact denoiser of the data, or of those with the label, guided as far as that has an exact denoiser."""
+    schedule = experiment.schedule or experiment.training.schedule
+    plain = Exact(law, schedule)
+    if given is None:
         return plain
-    given = Exact(target.given(experiment.label), schedule)
-    return experiment.guidance(given, plain) if isinstance(experiment.guidance, CFG) else given
+    exact = Exact(given, schedule)
+    return experiment.guidance(exact, plain) if isinstance(experiment.guidance, CFG) else exact
 
 
 def generate(

@@ -4,3 +4,8 @@ A network becomes a *tape*, a list of array operations with its weights; a sampl
 combinations that it forms of noise and of what the network answered. Whoever reads both needs neither Python nor torch,
 and no schedule, prediction or sampler has to be written a second time.
 """
+
+from moonbed.live.models import Document, document
+from moonbed.live.tape import Untraceable
+
+__all__ = ["Document", "Untraceable", "document"]

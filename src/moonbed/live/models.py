@@ -1,0 +1,312 @@
+"""Experiments as models that a page can run: one document, and one block of bytes.
+
+    live, blob = document([(name, row, experiment), ...], store)
+
+A model has functions (tapes of its networks, or exact laws), plans (its own sampler's and a menu of others) and levels
+(its denoiser at 65 noise levels). What several models share is stored once. For each law and schedule there is the
+model that is exact. A model for which the page has no counterpart is "recorded": its samples, and the reason in words.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from moonbed._lazy import lazy_import
+from moonbed.component import SpecError
+from moonbed.diffusion import Sampler, Schedule
+from moonbed.diffusion.samplers import UniformLogSNR
+from moonbed.experiments.evaluate import Weights, assembled, exactly
+from moonbed.experiments.run import trained
+from moonbed.experiments.spec import Experiment, Training
+from moonbed.experiments.store import Store, StoreError
+from moonbed.live import laws, plan, recording, tape
+from moonbed.live.menu import menu, name_of, text_of
+from moonbed.live.pack import Blob
+from moonbed.live.plan import Plan
+from moonbed.live.recording import Functions, Make
+from moonbed.live.tape import Untraceable
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = lazy_import("numpy")
+
+__all__ = ["Document", "document"]
+
+LEVELS = 65
+SAMPLES = 1000
+FAR = 6.0
+"""In standard deviations of the data: recorded samples beyond are counted, not drawn."""
+
+Entry: TypeAlias = "tuple[str, int | None, Experiment]"
+
+
+def document(entries: Sequence[Entry], store: Store | str, device: str = "cpu") -> tuple[dict[str, Any], bytes]:
+    """The LIVE document of (name, row, experiment) and its bytes; weights and samples come from the store."""
+    made, store = Document(), Store.at(store)
+    for name, row, experiment in entries:
+        made.add_stored(name, row, experiment, store)
+    return made.data(), made.blob.bytes()
+
+
+class Document:
+    """Models, and what they share."""
+
+    def __init__(self) -> None:
+        self.blob = Blob()
+        self._networks: dict[str, Any] = {}
+        self._laws: dict[str, Any] = {}
+        self._plans: dict[str, Any] = {}
+        self._levels: dict[str, Any] = {}
+        self._models: list[dict[str, Any]] = []
+        self._exact: dict[Any, int] = {}
+        self._made: dict[Any, Any] = {}
+
+    def data(self) -> dict[str, Any]:
+        """The document."""
+        return {
+            "version": 1,
+            "networks": self._networks,
+            "laws": self._laws,
+            "levels": self._levels,
+            "plans": self._plans,
+            "models": self._models,
+        }
+
+    # Models
+
+    def add_stored(self, name: str, row: int | None, experiment: Experiment, store: Store) -> int:
+        """Add an experiment of a store, and the exact model of its law; its index among the models."""
+        samples = _samples(store, experiment)
+        if experiment.exact:
+            return self.add_exact(name, row, experiment, samples)
+        try:
+            weights = [trained(store, t, experiment.sigma_rel if t == experiment.training else None) for t in experiment.needs]
+        except StoreError as error:
+            return self._add(name, row, experiment, samples, reason=str(error))
+        missing = next((t for t, w in zip(experiment.needs, weights, strict=True) if w is None), None)
+        if missing is not None:
+            state = (store.training(missing).record() or {}).get("status", "not trained")
+            return self._add(name, row, experiment, samples, reason=f"its training is {state}: there are no weights")
+        return self.add(name, row, experiment, [w for w in weights if w is not None], samples)
+
+    def add(
+        self, name: str, row: int | None, experiment: Experiment, weights: Sequence[Weights], samples: Any = None
+    ) -> int:
+        """Add an experiment with the weights of its training, and of its guide; its index among the models."""
+        exact = self._add_exact_of(experiment)
+        try:
+            training, denoiser = experiment.training, _learned(experiment)(_NOTHING)
+            if training.objective.density:
+                raise Untraceable("a density is drawn from in one go: it has no denoiser")
+            functions = [self._network(t, w) for t, w in zip(experiment.needs, weights, strict=True)]
+            more = self._sampled(experiment, menu(experiment, denoiser), "network", _learned(experiment))
+            return self._add(name, row, experiment, samples, "learned", functions=functions, exact=exact, **more)
+        except (Untraceable, SpecError) as error:
+            return self._add(name, row, experiment, samples, exact=exact, reason=str(error))
+
+    def _add_exact_of(self, experiment: Experiment) -> int | None:
+        """The index of the exact model beside an experiment."""
+        try:
+            guided = experiment.guide is None
+            exact = experiment.replace(exact=True, guide=None, guidance=experiment.guidance if guided else None)
+        except SpecError:
+            return None
+        return self.add_exact("exact", None, exact, None) if laws.exact(exact.law) or exact.guidance else None
+
+    def add_exact(self, name: str, row: int | None, experiment: Experiment, samples: Any = None) -> int:
+        """Add the exact denoiser of an experiment, once for each law and schedule; its index among the models."""
+        target, label = experiment.training.target, experiment.label
+        known = [target] if label is None else [target, target.given(label)]
+        functions = [self._law(law) for law in known]
+        key = (*functions, experiment.schedule or experiment.training.schedule, experiment.guidance, row)
+        try:
+            problem = next((self._laws[f]["reason"] for f in functions if self._laws[f]["kind"] == "none"), "")
+            if problem:
+                raise Untraceable(problem)
+            make = _exact(experiment)
+            more = self._sampled(experiment, menu(experiment, make(_NOTHING)), "law", make)
+        except (Untraceable, SpecError) as error:
+            return self._add(name, row, experiment, samples, reason=str(error))
+        if key in self._exact:
+            model = self._models[self._exact[key]]
+            model["plans"] += [p for p in more["plans"] if p not in model["plans"]]
+            return self._exact[key]
+        self._exact[key] = self._add(name, row, experiment, samples, "exact", functions=functions, **more)
+        return self._exact[key]
+
+    def _add(
+        self,
+        name: str,
+        row: int | None,
+        experiment: Experiment,
+        samples: Any,
+        kind: str = "recorded",
+        reason: str = "",
+        functions: Sequence[str] = (),
+        exact: int | None = None,
+        levels: str | None = None,
+        plans: Sequence[str] = (),
+    ) -> int:
+        training, guidance = experiment.training, experiment.guidance
+        self._models.append(
+            {
+                "name": name,
+                "kind": kind,
+                "reason": reason,
+                "row": row,
+                "seed": training.seed,
+                "dim": training.target.dim,
+                "functions": list(functions),
+                "prior": None if training.prior is None else self._law(training.prior),
+                "law": self._law(experiment.law),
+                "levels": levels,
+                "plans": list(plans),
+                "guidance": guidance and {"type": type(guidance).__name__, "scale": guidance.scale},
+                "exact": exact,
+                "parameters": 0 if kind != "learned" else self._networks[functions[0]]["parameters"],
+                "training_steps": 0 if experiment.exact else training.steps,
+                "samples": None if samples is None else self._quantised(samples),
+            }
+        )
+        return len(self._models) - 1
+
+    # Parts
+
+    def _network(self, training: Training, weights: Weights) -> str:
+        key = _digest(training.network.spec(), training.target.dim, [(k, v.numpy().tobytes()) for k, v in sorted(weights.items())])
+        if key not in self._networks:
+            module = training.build()
+            module.load_state_dict(weights)
+            columns = training.target.dim + training.classes + training.objective.columns
+            self._networks[key] = tape.describe(tape.trace(module, columns), self.blob.add)
+        return key
+
+    def _law(self, target: Any) -> str:
+        key = target.id
+        if key not in self._laws:
+            self._laws[key] = laws.describe(target, self.blob.add)
+        return key
+
+    def _sampled(self, experiment: Experiment, samplers: Any, kind: str, make: Callable[[float | None], Make] | Any) -> dict[str, Any]:
+        guidance = experiment.guidance
+        weight = None
+        if guidance is not None:
+
+            def weight(w: float) -> Make:
+                guided = experiment.replace(guidance=guidance.replace(scale=w))
+                return _learned(guided) if kind == "network" else _exact(guided)
+
+        key = (kind, *_what(experiment))
+        plans = []
+        own: Untraceable | None = None
+        for k, sampler in enumerate(samplers):
+            try:
+                found = self._once((*key, sampler), lambda s=sampler: recording.record(s, make, weight))
+                plans.append(self._plan(sampler, found))
+            except Untraceable as error:
+                own = error if k == 0 else own
+        if not plans:
+            raise own or Untraceable("there is no sampler for it")
+        schedule = experiment.schedule or experiment.training.schedule
+        levels = self._once((*key, "levels"), lambda: self._level_arrays(schedule, make, weight))
+        return {"plans": plans, "levels": levels}
+
+    def _once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What `make` makes, or fails at, asked once."""
+        if key not in self._made:
+            try:
+                self._made[key] = make()
+            except Untraceable as error:
+                self._made[key] = error
+        if isinstance(self._made[key], Untraceable):
+            raise self._made[key]
+        return self._made[key]
+
+    def _plan(self, sampler: Sampler, found: Plan) -> str:
+        head = {"sampler": name_of(sampler), "text": text_of(sampler), "steps": sampler.steps}
+        return _named(self._plans, head | plan.describe(found, self.blob.add))
+
+    def _level_arrays(self, schedule: Schedule, make: Make, weight: Any) -> str:
+        times = UniformLogSNR().times(schedule, LEVELS - 1)
+        found = recording.levels(times, make, weight)
+        da, ds = schedule.derivatives(times)
+        code = np.concatenate([p.code for p in found])
+        add = self.blob.add
+        data = {
+            "t": add(times, "f8"),
+            "alpha": add(schedule.alpha(times), "f8"),
+            "sigma": add(schedule.sigma(times), "f8"),
+            "d_alpha": add(da, "f8"),
+            "d_sigma": add(ds, "f8"),
+            "code": add(code, plan.small(code)),
+            "numbers": add(np.concatenate([p.numbers for p in found]), "f8"),
+            "slope": None if weight is None else add(np.concatenate([p.slope for p in found]), "f8"),
+            "code_at": add(np.cumsum([0, *(len(p.code) for p in found)]), "i4"),
+            "numbers_at": add(np.cumsum([0, *(len(p.numbers) for p in found)]), "i4"),
+        }
+        return _named(self._levels, data)
+
+    def _quantised(self, samples: Any) -> dict[str, Any]:
+        points = np.asarray(samples, dtype=np.float64)[:SAMPLES, :2]
+        inside = np.isfinite(points).all(1) & (np.abs(points) <= FAR).all(1)
+        kept = points[inside] if inside.any() else np.zeros((0, points.shape[1]))
+        low, high = (kept.min(0), kept.max(0)) if len(kept) else (np.zeros(points.shape[1]),) * 2
+        scaled = np.round((kept - low) / np.maximum(high - low, 1e-12) * 65535)
+        outside = int(len(points) - len(kept))
+        return {"points": self.blob.add(scaled, "u2"), "low": low.tolist(), "high": high.tolist(), "outside": outside}
+
+
+_NOTHING = Functions(lambda kind, f, x, rest: x, 1)
+
+
+def _learned(experiment: Experiment) -> Make:
+    """The denoiser of an experiment around other networks: number 0, and 1 for its guide."""
+
+    def make(functions: Functions) -> Any:
+        plain = experiment.training.denoiser(functions.network(0))
+        worse = experiment.guide and experiment.guide.denoiser(functions.network(1))
+        return assembled(experiment, plain, worse)
+
+    return make
+
+
+def _exact(experiment: Experiment) -> Make:
+    """The exact denoiser around other laws: number 0, and 1 for that of the label."""
+    return lambda f: exactly(experiment, f.law(0), None if experiment.label is None else f.law(1))
+
+
+def _what(experiment: Experiment) -> tuple[Any, ...]:
+    """All that a plan depends on but the sampler, and the scale of guidance, in which it is affine."""
+
+    def one(training: Training | None) -> Any:
+        if training is None:
+            return None
+        objective = training.objective
+        how = type(objective).denoiser.__qualname__ if type(objective).__module__.startswith("moonbed.") else objective.id
+        return how, training.schedule, training.prediction, training.classes, training.gaussian, objective.posterior
+
+    guidance = experiment.guidance and experiment.guidance.replace(scale=2.0)
+    return one(experiment.training), one(experiment.guide), experiment.schedule, experiment.label, guidance
+
+
+def _samples(store: Store, experiment: Experiment) -> Any:
+    try:
+        return np.load(io.BytesIO(store.experiment(experiment).file("samples.npy")), allow_pickle=False)
+    except StoreError:
+        return None
+
+
+def _digest(*parts: Any) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
+
+
+def _named(known: dict[str, Any], data: Mapping[str, Any]) -> str:
+    """The name of data among those known: equal data have one."""
+    key = hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:8]
+    known[key] = data
+    return key
