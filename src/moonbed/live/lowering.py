@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from moonbed._lazy import lazy_import
@@ -29,21 +30,128 @@ else:
 __all__ = ["Lowering", "Value", "decompositions"]
 
 _MOST = 1 << 20  # entries of a matrix that stands for an operation on columns
-_KEPT = "silu addmm native_layer_norm relu gelu elu leaky_relu softplus sigmoid rsqrt reciprocal var var_mean".split()
-_SAME = "clone detach alias lift_fresh_copy contiguous _to_copy to lift dropout native_dropout".split()
-_AFFINE = (
-    "view _unsafe_view reshape permute transpose t expand unsqueeze squeeze select slice sum mean mm bmm addmm addmv mv "
-    "convolution cumsum flip index_select gather repeat constant_pad_nd roll split split_with_sizes chunk diagonal tril "
-    "triu unfold index embedding matmul linear dot view_copy expand_copy permute_copy slice_copy select_copy "
-    "transpose_copy t_copy unsqueeze_copy squeeze_copy as_strided movedim swapaxes flatten unbind select_scatter "
-    "slice_scatter slice_backward select_backward avg_pool1d _adaptive_avg_pool2d upsample_nearest1d diag_embed"
-).split()
+_KEPT = [
+    "silu",
+    "addmm",
+    "native_layer_norm",
+    "relu",
+    "gelu",
+    "elu",
+    "leaky_relu",
+    "softplus",
+    "sigmoid",
+    "rsqrt",
+    "reciprocal",
+    "var",
+    "var_mean",
+]
+_SAME = [
+    "clone",
+    "detach",
+    "alias",
+    "lift_fresh_copy",
+    "contiguous",
+    "_to_copy",
+    "to",
+    "lift",
+    "dropout",
+    "native_dropout",
+]
+_AFFINE = [
+    "view",
+    "_unsafe_view",
+    "reshape",
+    "permute",
+    "transpose",
+    "t",
+    "expand",
+    "unsqueeze",
+    "squeeze",
+    "select",
+    "slice",
+    "sum",
+    "mean",
+    "mm",
+    "bmm",
+    "addmm",
+    "addmv",
+    "mv",
+    "convolution",
+    "cumsum",
+    "flip",
+    "index_select",
+    "gather",
+    "repeat",
+    "constant_pad_nd",
+    "roll",
+    "split",
+    "split_with_sizes",
+    "chunk",
+    "diagonal",
+    "tril",
+    "triu",
+    "unfold",
+    "index",
+    "embedding",
+    "matmul",
+    "linear",
+    "dot",
+    "view_copy",
+    "expand_copy",
+    "permute_copy",
+    "slice_copy",
+    "select_copy",
+    "transpose_copy",
+    "t_copy",
+    "unsqueeze_copy",
+    "squeeze_copy",
+    "as_strided",
+    "movedim",
+    "swapaxes",
+    "flatten",
+    "unbind",
+    "select_scatter",
+    "slice_scatter",
+    "slice_backward",
+    "select_backward",
+    "avg_pool1d",
+    "_adaptive_avg_pool2d",
+    "upsample_nearest1d",
+    "diag_embed",
+]
 _JOINT = ["cat", "stack"]
-_LIKE = (
-    "ones_like zeros_like full_like empty_like new_zeros new_ones new_full new_empty rand_like randn_like "
-    "new_empty_strided"
-).split()
-_UNARY = {name: name for name in "neg exp log sin cos tanh sigmoid silu relu erf sqrt rsqrt reciprocal abs".split()} | {
+_LIKE = [
+    "ones_like",
+    "zeros_like",
+    "full_like",
+    "empty_like",
+    "new_zeros",
+    "new_ones",
+    "new_full",
+    "new_empty",
+    "rand_like",
+    "randn_like",
+    "new_empty_strided",
+]
+_UNARY = {
+    name: name
+    for name in [
+        "neg",
+        "exp",
+        "log",
+        "sin",
+        "cos",
+        "tanh",
+        "sigmoid",
+        "silu",
+        "relu",
+        "erf",
+        "sqrt",
+        "rsqrt",
+        "reciprocal",
+        "abs",
+    ]
+} | {
     "selu": "selu",
     "square": "square",
     "atan": "atan",
@@ -52,6 +160,7 @@ _UNARY = {name: name for name in "neg exp log sin cos tanh sigmoid silu relu erf
 _BINARY = {"add": "add", "sub": "sub", "mul": "mul", "div": "div", "maximum": "maximum", "minimum": "minimum"}
 
 
+@cache
 def decompositions() -> dict[Any, Any]:
     """torch's own, of what is not to be kept whole."""
     from torch._decomp import core_aten_decompositions, get_decompositions
@@ -142,7 +251,9 @@ class Lowering:
     def _answer(self, out: Any) -> int:
         shape = tuple(out.shape) if isinstance(out, Value | torch.Tensor) else ()
         if len(shape) != 2 or shape[0] != BATCH:
-            raise Untraceable(f"for n rows the network puts out the shape {[*shape]}, not (n, dim)".replace("1009", "n"))
+            raise Untraceable(
+                f"for n rows the network puts out the shape {[*shape]}, not (n, dim)".replace("1009", "n")
+            )
         return self.operand(out, shape, (2, 1))
 
     def call(self, target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -170,8 +281,10 @@ class Lowering:
             if kwargs.get("rounding_mode"):
                 raise Untraceable("it rounds")
             return self.binary(_BINARY[name], args[0], scaled)
-        if name in _AFFINE and len(values) == 1 or name in _JOINT:
-            return self.affine(lambda *given: target(*_put(args, given), **_put(kwargs, given[len(_values(args)) :])), values)
+        if (name in _AFFINE and len(values) == 1) or name in _JOINT:
+            return self.affine(
+                lambda *given: target(*_put(args, given), **_put(kwargs, given[len(_values(args)) :])), values
+            )
         if name in ("mm", "bmm", "matmul") and len(values) == 2:
             return self.product(*args)
         raise Untraceable(f"there is no operation {name} in the page")
@@ -188,9 +301,9 @@ class Lowering:
         for neutral, kept, at in (("mul", 1, a), ("add", 0, a)):
             if op == neutral and isinstance(b, Value) and _is(at, kept) and _covers(b, at):
                 return b
-        if isinstance(a, Value) and _is(b, 1 if op in ("mul", "div") else 0 if op in ("add", "sub") else math.nan):
-            if _covers(a, b):
-                return a
+        neutral_b = {"mul": 1, "div": 1, "add": 0, "sub": 0}.get(op, math.nan)
+        if isinstance(a, Value) and _is(b, neutral_b) and _covers(a, b):
+            return a
         shape = tuple(torch.broadcast_shapes(_shape(a), _shape(b)))
         if op == "mul" and (_is(a, 0) or _is(b, 0)):
             return torch.zeros(shape)
@@ -232,10 +345,14 @@ class Lowering:
         base = ask(kinds)
         outs = [out or self._place(ask, values, kinds, k, b) for k, b in enumerate(base)]
         answers = self._columns(ask, values, kinds, outs)
-        made = [self._matrix(values, o, m, _gather(b, o.axis, o.fold)) for o, m, b in zip(outs, answers, base, strict=True)]
+        made = [
+            self._matrix(values, o, m, _gather(b, o.axis, o.fold)) for o, m, b in zip(outs, answers, base, strict=True)
+        ]
         return made if len(made) > 1 else made[0]
 
-    def _place(self, ask: Callable[..., list[Tensor]], values: Sequence[Value], zero: list[Tensor], k: int, base: Tensor) -> Value:
+    def _place(
+        self, ask: Callable[..., list[Tensor]], values: Sequence[Value], zero: list[Tensor], k: int, base: Tensor
+    ) -> Value:
         """Where the rows are in an operation's result."""
         shape = tuple(base.shape)
         if any(v.axis is not None for v in values):
@@ -253,7 +370,9 @@ class Lowering:
         axis = next((a for a, n in enumerate(shape) if n == BATCH), None)
         return Value(-1, shape, axis)
 
-    def _columns(self, ask: Callable[..., list[Tensor]], values: Sequence[Value], zero: list[Tensor], outs: list[Value]) -> list[Any]:
+    def _columns(
+        self, ask: Callable[..., list[Tensor]], values: Sequence[Value], zero: list[Tensor], outs: list[Value]
+    ) -> list[Any]:
         """For each result, what becomes of each column of the values: (all columns, columns of the result)."""
         parts: list[list[Tensor]] = [[] for _ in outs]
         if max(o.columns for o in outs) * sum(v.columns for v in values) > _MOST:
@@ -309,7 +428,11 @@ def _values(items: Any) -> list[Value]:
         return [items]
     if isinstance(items, dict):
         items = items.values()
-    return [v for item in items for v in _values(item)] if isinstance(items, Sequence | type({}.values())) and not isinstance(items, str) else []
+    return (
+        [v for item in items for v in _values(item)]
+        if isinstance(items, Sequence | type({}.values())) and not isinstance(items, str)
+        else []
+    )
 
 
 def _map(items: Any, f: Callable[[Value], Any]) -> Any:

@@ -127,7 +127,9 @@ def _var(to: Lowering, x: Value, dim: Any = None, *, correction: Any = 1, keepdi
     return _var_mean(to, x, dim, correction=correction, keepdim=keepdim)[0]
 
 
-def _var_mean(to: Lowering, x: Value, dim: Any = None, *, correction: Any = 1, keepdim: bool = False) -> tuple[Any, Any]:
+def _var_mean(
+    to: Lowering, x: Value, dim: Any = None, *, correction: Any = 1, keepdim: bool = False
+) -> tuple[Any, Any]:
     dims = [*range(len(x.shape))] if dim is None else [dim] if isinstance(dim, int) else list(dim)
     count = math.prod(x.shape[d] for d in dims)
     mean = to.affine(lambda t: t.mean(dims, keepdim=True), [x])
@@ -169,7 +171,6 @@ def _hyperbolic(sign: float) -> Callable[..., Any]:
 
 def _sign(to: Lowering, x: Value) -> Any:
     return to.binary("sub", to.unary("step", x), to.unary("step", to.unary("neg", x)))
-
 
 
 def _rsub(to: Lowering, x: Any, other: Any, alpha: float = 1) -> Any:
