@@ -91,14 +91,15 @@ class Document:
             return self.add_exact(name, row, experiment, samples)
         try:
             weights = [
-                trained(store, t, experiment.sigma_rel if t == experiment.training else None) for t in experiment.needs
+                trained(store, training, experiment.sigma_rel if training == experiment.training else None)
+                for training in experiment.needs
             ]
         except StoreError as error:
             return self._add(name, row, experiment, samples, reason=str(error))
-        missing = next((t for t, w in zip(experiment.needs, weights, strict=True) if w is None), None)
-        if missing is not None:
-            state = (store.training(missing).record() or {}).get("status", "not trained")
-            return self._add(name, row, experiment, samples, reason=f"its training is {state}: there are no weights")
+        for training, found in zip(experiment.needs, weights, strict=True):
+            if found is None:
+                status = (store.training(training).record() or {}).get("status", "not done")
+                return self._add(name, row, experiment, samples, reason=f"there are no weights: its training {status}")
         return self.add(name, row, experiment, [w for w in weights if w is not None], samples)
 
     def add(
@@ -107,43 +108,44 @@ class Document:
         """Add an experiment with the weights of its training, and of its guide; its index among the models."""
         exact = self._add_exact_of(experiment)
         try:
-            training, denoiser = experiment.training, _learned(experiment)(_NOTHING)
-            if training.objective.density:
+            if experiment.training.objective.density:
                 raise Untraceable("a density is drawn from in one go: it has no denoiser")
             functions = [self._network(t, w) for t, w in zip(experiment.needs, weights, strict=True)]
-            more = self._sampled(experiment, menu(experiment, denoiser), "network", _learned(experiment))
-            return self._add(name, row, experiment, samples, "learned", functions=functions, exact=exact, **more)
-        except (Untraceable, SpecError) as error:
-            return self._add(name, row, experiment, samples, exact=exact, reason=str(error))
+            make = _learned(experiment)
+            more = self._sampled(experiment, menu(experiment, make(_NOTHING)), "network", make)
+        except Exception as error:  # a stranger's parts may fail in any way
+            return self._add(name, row, experiment, samples, exact=exact, reason=_words(error))
+        return self._add(name, row, experiment, samples, "learned", functions=functions, exact=exact, **more)
 
     def _add_exact_of(self, experiment: Experiment) -> int | None:
-        """The index of the exact model beside an experiment."""
+        """The index of the exact model beside an experiment, None where there is none that the page can run."""
         try:
-            guided = experiment.guide is None
-            exact = experiment.replace(exact=True, guide=None, guidance=experiment.guidance if guided else None)
-        except SpecError:
+            guidance = experiment.guidance if experiment.guide is None else None
+            return self._exactly("exact", None, experiment.replace(exact=True, guide=None, guidance=guidance))
+        except Exception:
             return None
-        return self.add_exact("exact", None, exact, None) if laws.exact(exact.law) or exact.guidance else None
 
     def add_exact(self, name: str, row: int | None, experiment: Experiment, samples: Any = None) -> int:
         """Add the exact denoiser of an experiment, once for each law and schedule; its index among the models."""
-        target, label = experiment.training.target, experiment.label
-        known = [target] if label is None else [target, target.given(label)]
-        functions = [self._law(law) for law in known]
-        key = (tuple(functions), experiment.schedule or experiment.training.schedule, experiment.guidance, row)
         try:
-            problem = next((self._laws[f]["reason"] for f in functions if self._laws[f]["kind"] == "none"), "")
-            if problem:
-                raise Untraceable(problem)
-            make = _exact(experiment)
-            more = self._sampled(experiment, menu(experiment, make(_NOTHING)), "law", make)
-        except (Untraceable, SpecError) as error:
-            return self._add(name, row, experiment, samples, reason=str(error))
-        if key in self._exact:
-            model = self._models[self._exact[key]]
-            model["plans"] += [p for p in more["plans"] if p not in model["plans"]]
+            return self._exactly(name, row, experiment, samples)
+        except Exception as error:
+            return self._add(name, row, experiment, samples, reason=_words(error))
+
+    def _exactly(self, name: str, row: int | None, experiment: Experiment, samples: Any = None) -> int:
+        target, label = experiment.training.target, experiment.label
+        functions = [self._law(law) for law in ([target] if label is None else [target, target.given(label)])]
+        problem = next((self._laws[f]["reason"] for f in functions if self._laws[f]["kind"] == "none"), "")
+        if problem:
+            raise Untraceable(problem)
+        make = _exact(experiment)
+        more = self._sampled(experiment, menu(experiment, make(_NOTHING)), "law", make)
+        key = (tuple(functions), experiment.schedule or experiment.training.schedule, experiment.guidance, row)
+        if key not in self._exact:
+            self._exact[key] = self._add(name, row, experiment, samples, "exact", functions=functions, **more)
             return self._exact[key]
-        self._exact[key] = self._add(name, row, experiment, samples, "exact", functions=functions, **more)
+        model = self._models[self._exact[key]]
+        model["plans"] += [p for p in more["plans"] if p not in model["plans"]]
         return self._exact[key]
 
     def _add(
@@ -158,6 +160,7 @@ class Document:
         exact: int | None = None,
         levels: str | None = None,
         plans: Sequence[str] = (),
+        own: bool = True,
     ) -> int:
         training, guidance = experiment.training, experiment.guidance
         self._models.append(
@@ -167,12 +170,13 @@ class Document:
                 "reason": reason,
                 "row": row,
                 "seed": training.seed,
-                "dim": training.target.dim,
+                "dim": _dim(experiment, samples),
                 "functions": list(functions),
                 "prior": None if training.prior is None else self._law(training.prior),
                 "law": self._law(experiment.law),
                 "levels": levels,
                 "plans": list(plans),
+                "own": own and kind != "recorded",
                 "guidance": guidance and {"type": type(guidance).__name__, "scale": guidance.scale},
                 "exact": exact,
                 "parameters": 0 if kind != "learned" else self._networks[functions[0]]["parameters"],
@@ -212,7 +216,7 @@ class Document:
 
         key = (kind, *_what(experiment))
         plans = []
-        own: Untraceable | None = None
+        reason = ""
         for k, sampler in enumerate(samplers):
             try:
                 hold = k == 0 or sampler.steps == STEPS[-1]
@@ -222,12 +226,12 @@ class Document:
                 )
                 plans.append(self._plan(sampler, found))
             except Untraceable as error:
-                own = error if k == 0 else own
+                reason = str(error) if sampler == experiment.sampler else reason
         if not plans:
-            raise own or Untraceable("there is no sampler for it")
+            raise Untraceable(reason or "there is no sampler for it")
         schedule = experiment.schedule or experiment.training.schedule
         levels = self._once((*key, "levels"), lambda: self._level_arrays(schedule, make, weight))
-        return {"plans": plans, "levels": levels}
+        return {"plans": plans, "levels": levels, "reason": reason, "own": not reason}
 
     def _once(self, key: Any, make: Callable[[], Any]) -> Any:
         """What `make` makes, or fails at, asked once."""
@@ -307,6 +311,18 @@ def _what(experiment: Experiment) -> tuple[Any, ...]:
 
     guidance = experiment.guidance and experiment.guidance.replace(scale=2.0)
     return one(experiment.training), one(experiment.guide), experiment.schedule, experiment.label, guidance
+
+
+def _dim(experiment: Experiment, samples: Any) -> int:
+    try:
+        return experiment.training.target.dim
+    except SpecError:  # data that are elsewhere
+        return 2 if samples is None else samples.shape[1]
+
+
+def _words(error: Exception) -> str:
+    plain = isinstance(error, Untraceable | SpecError | StoreError)
+    return str(error) if plain else f"{type(error).__name__}: {error}"
 
 
 def _samples(store: Store, experiment: Experiment) -> Any:
