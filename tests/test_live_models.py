@@ -18,11 +18,11 @@ from moonbed.experiments.evaluate import denoiser_of, exact_of
 from moonbed.experiments.run import denoiser_in, run
 from moonbed.experiments.store import Store
 from moonbed.live import Document, document
+from moonbed.live.fakes import states
 from moonbed.live.laws import Unknown, describe, parts
 from moonbed.live.menu import STEPS, short, text_of
 from moonbed.live.pack import Blob
 from moonbed.live.reader import Reader
-from moonbed.live.recording import states
 from moonbed.networks import Network
 from moonbed.networks.flow import SplineFlow
 from moonbed.rng import Rng
