@@ -84,6 +84,8 @@ def _apply(op: str, inputs: Sequence[Any], attributes: Mapping[str, Any], shape:
         return UNARY[op](x)
     if op in BINARY:
         return BINARY[op](x, inputs[1])
+    if op == "where":
+        return np.where(x != 0, inputs[1], inputs[2])
     if op == "linear":
         return x @ inputs[1].T if inputs[2] is None else x @ inputs[1].T + inputs[2]
     if op == "leaky_relu":
