@@ -210,11 +210,10 @@ def test_the_page_gets_curves_and_sweeps_too(store):
 
     found = figures.for_page(rows(store), Store(store))
     assert [f.title for f in found] == [
-        "Values on their floors",
         "Samples that tell the model from the truth (N50)",
         "Training loss above its floor",
         "sliced W1 against network evaluations",
     ]
     assert len(found[-1].table[1]) == 3
-    assert "±" in found[2].table[1][0][3]
+    assert "±" in found[1].table[1][0][3]
     assert figures.for_page(rows(store), Store(store)) == found

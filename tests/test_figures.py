@@ -374,12 +374,18 @@ def test_names_lose_what_all_have():
 
 def test_the_page_gets_what_the_data_allow(tmp_path):
     found = figures.for_page(ROWS[:2], Store(tmp_path))
-    assert [f.title for f in found] == ["Values on their floors", "Samples that tell the model from the truth (N50)"]
-    for one in found:
+    store = Store(tmp_path / "kept")
+    save_anatomy(store, kept := anatomy(tiny(n=120)))
+    del kept.parts["KSD"]
+    more = figures.for_page([*ROWS[:2], Row("kept", "", (Result(kept.experiment, "done"),), ROWS[0].cells)], store)
+    assert [f.title for f in found] == ["Samples that tell the model from the truth (N50)"]
+    assert [f.title for f in more[1:]] == ["Error budget of kept", "Score error of kept by noise level"]
+    for one in more:
         head, body = one.table
         assert all(len(line) == len(head) for line in body)
         assert all(isinstance(text, str) for line in body for text in line)
-        assert "n = 100" in one.caption
-    ids = [re.findall(r'\sid="([^"]*)"', one.svg) for one in found]
-    assert not set(ids[0]) & set(ids[1])
+    assert "n = 100" in found[0].caption
+    ids = [name for one in more for name in re.findall(r'\sid="([^"]*)"', one.svg)]
+    assert len(ids) == len(set(ids))
+    assert all(len(one.svg) < 100_000 for one in more)
     assert figures.for_page([], Store(tmp_path)) == []
