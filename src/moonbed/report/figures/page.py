@@ -53,8 +53,8 @@ def _detection(rows: Sequence[Row]) -> Iterator[Made]:
     if cells := [(row.name, cell) for row in rows if (cell := detection.n50_cell(row)) is not None]:
         yield (
             "Samples that tell the model from the truth (N50)",
-            "How many samples a test of the exact law needs to reject the model half of the time; perfect: ∞. Line: 95 % "
-            "interval; dashed: n; band: floor. " + tables.interval_caption(rows),
+            "How many samples a test of the exact law needs to reject the model half of the time; perfect: ∞. Line: "
+            "95 % interval; dashed: n; band: floor. " + tables.interval_caption(rows),
             detection.n50(rows, PANEL),
             (
                 ("row", "N50 [samples]", "95 % interval", "floor"),
