@@ -50,8 +50,10 @@ __all__ = ["Failure", "Progress", "Result", "choose_device", "execute", "run"]
 
 FAR = 0.2
 """Relative distance of a profile that is not reconstructed any more."""
-CHECKPOINT_SECONDS = 5.0
-"""A training under way is saved about this often, and when it is interrupted."""
+CHECKPOINT_SECONDS = 1.0
+"""A training under way is saved about this often, and when it is interrupted: that is what whoever watches it sees."""
+CHECKPOINT_SHARE = 0.02
+"""Largest share of the time that goes into saving: what takes long to save is saved less often."""
 
 
 @dataclass(frozen=True)
@@ -316,6 +318,7 @@ class _Session:
         self._good: tuple[dict[str, Tensor], int, list[dict[str, float]]] | None = None
         self._done = False
         self._clock = self._saved = time.monotonic()
+        self._pause = CHECKPOINT_SECONDS
 
     @property
     def seconds(self) -> float:
@@ -324,15 +327,17 @@ class _Session:
     def block(self) -> Progress:
         """Note that a block is done, and save it now and then."""
         self._good = self.state.snapshot()
-        if time.monotonic() - self._saved > CHECKPOINT_SECONDS and self.state.step < self.training.steps:
+        if time.monotonic() - self._saved > self._pause and self.state.step < self.training.steps:
             self.keep()
         return Progress("train", self.state.step, self.training.steps, f"loss {self.state.log[-1]['loss']:.4f}")
 
     def keep(self) -> None:
         """Save the last good block: not the state itself, since an interrupt comes in the middle of one."""
         if self._good is not None and not self._done:
+            start = time.monotonic()
             self.folder.save_checkpoint(*self._good, self.seconds)
             self._saved = time.monotonic()
+            self._pause = CHECKPOINT_SECONDS * max(1.0, (self._saved - start) / CHECKPOINT_SHARE)
 
     def finish(self, error: Diverged | None = None) -> None:
         """Write what came of it, once."""

@@ -129,6 +129,27 @@ class Folder:
         for path in self.path.rglob(".*.*.????????"):
             path.unlink(missing_ok=True)
 
+    def held(self) -> bool | None:
+        """Whether a process works on this training; None where the system cannot say it without a lock of its own.
+
+        It asks for a shared lock and lets it go at once, on a file opened for reading: nothing is written, and whoever
+        wants to train meanwhile tries again a twentieth of a second later.
+        """
+        try:
+            import fcntl
+        except ImportError:
+            return None
+        try:
+            with (self.path / ".lock").open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return None
+        return False
+
     # The state of a training under way: the pointer is written after the file that it points to.
 
     def save_checkpoint(

@@ -216,7 +216,10 @@ class Document:
         for k, sampler in enumerate(samplers):
             try:
                 hold = k == 0 or sampler.steps == STEPS[-1]
-                found = self._once((*key, sampler), partial(recording.record, sampler, make, weight, hold))
+                found = self._once(
+                    (*key, sampler),
+                    partial(recording.record, sampler, make, weight, hold, experiment.guide is not None),
+                )
                 plans.append(self._plan(sampler, found))
             except Untraceable as error:
                 own = error if k == 0 else own

@@ -27,7 +27,7 @@ from moonbed.component import SpecError
 from moonbed.diffusion import Denoiser, Sampler, Schedule
 from moonbed.diffusion.diffusers_bridge import Diffusers
 from moonbed.diffusion.diffusers_bridge.table import TABLE
-from moonbed.live.plan import LAW, NETWORK, NOISE, START, STATE, Line, Plan, written
+from moonbed.live.plan import LAW, NETWORK, NOISE, START, STATE, SUM, Line, Plan, written
 from moonbed.live.tape import Untraceable
 from moonbed.rng import Stream
 
@@ -81,9 +81,9 @@ Make = Callable[[Functions], Denoiser]
 
 
 class Tracker(Denoiser):
-    """A denoiser that tells `asked` where it is asked: (x_t, t)."""
+    """A denoiser that tells `asked` where it is asked, (x_t, t), and asks at the x_t that comes back."""
 
-    def __init__(self, inner: Denoiser, asked: Callable[[Tensor, Tensor], None]) -> None:
+    def __init__(self, inner: Denoiser, asked: Callable[[Tensor, Tensor], Tensor]) -> None:
         self.inner, self.schedule, self._asked = inner, inner.schedule, asked
         self.gaussian, self.posterior = inner.gaussian, inner.posterior
 
@@ -91,12 +91,10 @@ class Tracker(Denoiser):
         return Tracker(self.inner.given(label), self._asked)
 
     def combine(self, x_t: Tensor, t: Tensor, w_x: Tensor | float, w_d: Tensor | float) -> Tensor:
-        self._asked(x_t, t)
-        return self.inner.combine(x_t, t, w_x, w_d)
+        return self.inner.combine(self._asked(x_t, t), t, w_x, w_d)
 
     def jump(self, x_t: Tensor, t: float | Tensor, u: float | Tensor) -> Tensor:
-        self._asked(x_t, torch.as_tensor(t, dtype=torch.float64))
-        return self.inner.jump(x_t, t, u)
+        return self.inner.jump(self._asked(x_t, torch.as_tensor(t, dtype=torch.float64)), t, u)
 
 
 class _Draws(Stream):
@@ -123,10 +121,10 @@ class _Draws(Stream):
 
 
 class Recorder:
-    """The vector space and its lines."""
+    """The vector space and its lines. With `sums`, what the denoiser is asked for is a vector of its own."""
 
-    def __init__(self, size: int) -> None:
-        self.size, self.lines, self.count = size, list[Line](), 0
+    def __init__(self, size: int, sums: bool = False) -> None:
+        self.size, self.sums, self.lines, self.count = size, sums, list[Line](), 0
         self.asked: list[tuple[int, Line, float]] = []
         """(how many lines there were, the combination, t) of each time that the denoiser was asked."""
 
@@ -164,10 +162,12 @@ class Recorder:
         """The number of the first time that the denoiser was asked after a line was written."""
         return bisect_right(self.asked, line, key=lambda asked: asked[0])
 
-    def note(self, x_t: Tensor, t: Tensor) -> None:
+    def note(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Where the denoiser is asked."""
+        line = Line(SUM, terms=self.terms(x_t))
         if t.numel() == 1:
-            self.asked.append((len(self.lines), Line(STATE, terms=self.terms(x_t)), float(t)))
+            self.asked.append((len(self.lines), line, float(t)))
+        return self.vector(line) if self.sums and len(line.terms) > 1 else x_t
 
 
 @lru_cache(8)
@@ -228,10 +228,18 @@ def states(
         yield from sampler.trajectory(denoiser, x, _Draws(normal))
 
 
-def record(sampler: Sampler, make: Make, weight: Callable[[float], Make] | None = None, hold: bool = True) -> Plan:
+def record(
+    sampler: Sampler,
+    make: Make,
+    weight: Callable[[float], Make] | None = None,
+    hold: bool = True,
+    sums: bool = False,
+) -> Plan:
     """The plan of a sampler on the denoiser that `make` makes. Raises `Untraceable`.
 
-    `weight` makes the maker for a guidance scale, where there is guidance. Without `hold` the plan is not run beside
+    `weight` makes the maker for a guidance scale, where there is guidance; `sums` where that is between denoisers of
+    different predictions or schedules: then the factor of x_t depends on the scale too, and only from evaluation to
+    evaluation is a plan affine in it. Without `hold` the plan is not run beside
     the sampler: for one that was, in other steps.
     """
     from moonbed.live.beside import hold_beside
@@ -241,16 +249,16 @@ def record(sampler: Sampler, make: Make, weight: Callable[[float], Make] | None 
     if isinstance(sampler, Diffusers) and (sampler.options or sampler.scheduler not in TABLE):
         sampler.make(make(Functions(_silent, 1)).schedule)  # its rehearsal, which draws, comes before the fakes
     try:
-        recorded, states = _recorded(sampler, make if weight is None else weight(2.0))
+        recorded, found = _recorded(sampler, make if weight is None else weight(2.0), sums)
         code, numbers = written(recorded)
         slope = None
         if weight is not None:
-            more, _ = _recorded(sampler, weight(3.0))
+            more, _ = _recorded(sampler, weight(3.0), sums)
             other, further = written(more)
             if not np.array_equal(code, other):
                 raise Untraceable("guidance of another scale would take other steps")
             slope = further - numbers
-        plan = Plan(code, numbers, slope, states)
+        plan = Plan(code, numbers, slope, found)
         if hold:
             numbers = numbers if slope is None else numbers - slope / 2
             hold_beside(plan, sampler, make if weight is None else weight(1.5), numbers)
@@ -265,11 +273,11 @@ def _silent(kind: int, f: int, x: Tensor, rest: tuple[float, ...]) -> Tensor:
     return x
 
 
-def _recorded(sampler: Sampler, make: Make) -> tuple[list[Line], Any]:
+def _recorded(sampler: Sampler, make: Make, sums: bool) -> tuple[list[Line], Any]:
     size = 4 * sampler.steps + 64
     while True:
         try:
-            return _run(sampler, make, Recorder(size))
+            return _run(sampler, make, Recorder(size, sums))
         except Full:
             if size > 1 << 16:
                 raise Untraceable("it takes more steps than a page should") from None
@@ -327,7 +335,7 @@ def _shorten(made: list[Line], yielded: list[int]) -> None:
     shortened: dict[int, tuple[tuple[int, float], ...]] = {}
     for before, state in pairwise(yielded):
         past, now = dict(made[before].terms), dict(made[state].terms)
-        if len(now) <= _LONG or before in now or not past.keys() & now.keys():
+        if len(now) <= _LONG or not past.keys() & now.keys():
             continue
         oldest = min(past.keys() & now.keys())
         ratio = now[oldest] / past[oldest]
@@ -335,7 +343,8 @@ def _shorten(made: list[Line], yielded: list[int]) -> None:
         largest = max(abs(c) for c in now.values())
         short = {j: c for j, c in rest.items() if abs(c) > 1e-11 * largest and j != oldest}
         if len(short) + 1 < len(now):
-            shortened[state] = tuple(sorted([*short.items(), (before, ratio)]))
+            short[before] = short.get(before, 0.0) + ratio
+            shortened[state] = tuple(sorted(short.items()))
     for state, terms in shortened.items():
         made[state] = Line(STATE, terms=terms)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from moonbed._lazy import lazy_import
-from moonbed.live.plan import LAW, NETWORK, NOISE, START, Plan, lines
+from moonbed.live.plan import LAW, NETWORK, NOISE, START, STATE, Plan, lines
 from moonbed.live.tape import Tape
 
 if TYPE_CHECKING:
@@ -146,6 +146,6 @@ def run_plan(
             x = functions[f](x, rest[:-1], rest[-1])
         elif kind == LAW:
             x = functions[f](x, *rest)
-        else:
+        elif kind == STATE:
             yield x
         vectors.append(x)

@@ -6,7 +6,7 @@ Conditions are numbers, 1 where they hold and 0 elsewhere.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from moonbed._lazy import lazy_import
@@ -100,6 +100,22 @@ def _equal(to: Lowering, a: Any, b: Any) -> Any:
 
 def _where(to: Lowering, condition: Any, a: Any, b: Any) -> Any:
     return to.combined("where", condition, a, b)
+
+
+def _trilinear(to: Lowering, a: Any, b: Any, c: Any, *rest: Any) -> Any:
+    """The product of three, each with new axes, summed over some."""
+    *expand, over = rest[:4]
+    parts = []
+    for x, dims in zip((a, b, c), expand, strict=True):
+
+        def widen(t: Any, dims: Sequence[int] = dims) -> Any:
+            for d in dims:
+                t = t.unsqueeze(d)
+            return t
+
+        parts.append(to.affine(widen, [x]) if isinstance(x, Value) else widen(x))
+    product = to.binary("mul", to.binary("mul", parts[0], parts[1]), parts[2])
+    return to.affine(lambda t: t.sum(over), [product])
 
 
 def _copy(to: Lowering, into: Any, x: Any, *rest: Any) -> Any:
@@ -213,6 +229,7 @@ RULES: Mapping[str, Callable[..., Any]] = {
     "masked_fill": lambda to, x, mask, value: _where(to, mask, value, x),
     "native_layer_norm": _layer_norm,
     "copy": _copy,
+    "_trilinear": _trilinear,
     "var": _var,
     "var_mean": _var_mean,
     "amax": _extreme("maximum"),
