@@ -93,7 +93,7 @@ def _curves(axes: Axes, group: Sequence[Curve], called: Mapping[str, str]) -> No
             gid="floor-band",
         )  # fmt: skip
         axes.axhline(floor.value, color=TARGET, linewidth=1.2, linestyle=(0, (5, 2)), gid="floor")
-        text = f"loss floor {floor.value:.4g} ± {1.96 * floor.error:.1g}"
+        text = f"loss floor {floor.value:.3g} ± {1.96 * floor.error:.1g}"
         axes.annotate(
             text, (1.0, floor.value - 1.96 * floor.error), (0, -1), xycoords=("axes fraction", "data"),
             textcoords="offset points", ha="right", va="top", fontsize=6, color=TARGET,

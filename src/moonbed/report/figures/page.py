@@ -53,8 +53,8 @@ def _detection(rows: Sequence[Row]) -> Iterator[Made]:
     if cells := [(row.name, cell) for row in rows if (cell := detection.n50_cell(row)) is not None]:
         yield (
             "Samples that tell the model from the truth (N50)",
-            "How many samples a test of the exact law needs to reject the model half of the time; a perfect sampler: ∞; "
-            + tables.interval_caption(rows),
+            "How many samples a test of the exact law needs to reject the model half of the time; perfect: ∞. Line: "
+            "95 % interval; dashed: n; band: floor. " + tables.interval_caption(rows),
             detection.n50(rows, PANEL),
             (
                 ("row", "N50 [samples]", "95 % interval", "floor"),
@@ -75,7 +75,8 @@ def _trainings(rows: Sequence[Row], store: Store) -> Iterator[Made]:
     yield (
         "Training loss above its floor",
         "The floor is what the exact denoiser attains in the same loss: no network gets below it, and the distance "
-        "from it is the network's own error. First seed; each point is the mean of 100 steps.",
+        "from it is the network's own error. First seed; each point is the mean of 100 steps; the "
+        "floor's band: ± 1.96 standard errors.",
         curves.training(found, PANEL),
         (("training", "step", "last loss", "loss floor"), body),
     )
@@ -90,7 +91,7 @@ def _sweeps(rows: Sequence[Row], store: Store) -> Iterator[Made]:
         ]
         yield (
             f"{label} against network evaluations",
-            f"One training, several samplers. {tables.interval_caption([p.row for p in points])}.",
+            f"One training, several samplers; band: floor. {tables.interval_caption([p.row for p in points])}.",
             curves.quality(points, label, width=PANEL),
             (("sampler", "evaluations a sample", label, "95 % interval", "floor"), body),
         )
@@ -101,7 +102,7 @@ def _budgets(rows: Sequence[Row], store: Store) -> Iterator[Made]:
         causes = list(anatomy.CAUSES)
         yield (
             f"Error budget of {name}",
-            f"What each cause adds above the floor: n = {found.experiment.n:,}, {found.repeats} repeats, 95 % intervals",
+            f"What each cause adds above the floor, 95 % intervals; n = {found.experiment.n:,}, {found.repeats} draws",
             anatomy.budget(found, PANEL),
             (
                 ("metric", "floor", *causes),

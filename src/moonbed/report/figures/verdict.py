@@ -23,9 +23,11 @@ from moonbed.report.figures.style import (
     WIDTH,
     linear,
     logarithmic,
+    margin,
     new,
     note,
     parted,
+    pitch,
     plain,
     short,
     styled,
@@ -57,21 +59,20 @@ def verdict(rows: Sequence[Row], labels: Sequence[str] | None = None, width: flo
     """Values and intervals of all rows on their floors, a strip for each metric (all with values, unless said)."""
     labels = list(labels or shown(rows))
     names, shared = parted([row.name for row in rows])
-    margin = 0.062 * max(map(len, names), default=1) + 0.15
-    columns = max(1, min(len(labels), int((width - margin) / STRIP)))
+    room = width - margin(names)
+    columns = max(1, min(len(labels), int(room / STRIP)))
     lines = -(-len(labels) // columns)
-    wrapped = {
-        label: wrap(titled(label, rows[0].cells[label]), int(15 * (width - margin) / columns)) for label in labels
-    }
+    wrapped = {label: wrap(titled(label, rows[0].cells[label]), int(15 * room / columns)) for label in labels}
     head = 0.3 + 0.13 * max(map(len, wrapped.values()))
-    figure = new(width, lines * (head + 0.155 * len(rows)) + 0.85)
-    grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
+    figure = new(width, lines * (head + pitch(names, 0.155) * len(rows)) + 0.85)
+    grid = figure.subplots(lines, columns, squeeze=False)
     for axes, label in zip(grid.flat, labels, strict=False):
         axes.set_title("\n".join(wrapped[label]), loc="left", pad=3)
         _strip(axes, [row.cells[label] for row in rows])
     for axes in list(grid.flat)[len(labels) :]:
         axes.set_axis_off()
-    grid[0, 0].set(yticks=range(len(rows)), yticklabels=names, ylim=(len(rows) - 0.4, -0.6))
+    for axes in grid[:, 0]:
+        axes.set(yticks=range(len(rows)), yticklabels=names)
     cells = [cell for row in rows for cell in row.cells.values()]
     seeds = max(len(cell.values) for cell in cells) > 1
     published = any(row.cells[label].published is not None for row in rows for label in labels)
@@ -93,7 +94,7 @@ def titled(label: str, cell: Cell) -> str:
 
 def _strip(axes: Axes, cells: Sequence[Cell]) -> None:
     low, high, log = _range(cells)
-    axes.set_xlim(low, high)
+    axes.set(xlim=(low, high), yticks=[], ylim=(len(cells) - 0.4, -0.6))
     logarithmic(axes, "x") if log else linear(axes, "x", 4)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
