@@ -104,16 +104,26 @@ class Document:
         return self.add(name, row, experiment, [w for w in weights if w is not None], samples)
 
     def add(
-        self, name: str, row: int | None, experiment: Experiment, weights: Sequence[Weights], samples: Any = None
+        self,
+        name: str,
+        row: int | None,
+        experiment: Experiment,
+        weights: Sequence[Weights],
+        samples: Any = None,
+        samplers: Sequence[Sampler] = (),
     ) -> int:
-        """Add an experiment with the weights of its training, and of its guide; its index among the models."""
-        exact = self._add_exact_of(experiment)
+        """Add an experiment with the weights of its training, and of its guide; its index among the models.
+
+        `samplers` take the place of the menu; then there are neither levels nor the exact model beside it.
+        """
+        exact = None if samplers else self._add_exact_of(experiment)
         try:
             if experiment.training.objective.density:
                 raise Untraceable("a density is drawn from in one go: it has no denoiser")
             functions = [self._network(t, w) for t, w in zip(experiment.needs, weights, strict=True)]
             make = learned(experiment)
-            more = self._sampled(experiment, menu(experiment, make(NOTHING)), "network", make)
+            wanted = samplers or menu(experiment, make(NOTHING))
+            more = self._sampled(experiment, wanted, "network", make, levels=not samplers)
         except Exception as error:  # a stranger's parts may fail in any way
             return self._add(name, row, experiment, samples, exact=exact, reason=_words(error))
         return self._add(name, row, experiment, samples, "learned", functions=functions, exact=exact, **more)
@@ -208,7 +218,9 @@ class Document:
             self._laws[key] = laws.describe(target, self.blob.add)
         return key
 
-    def _sampled(self, experiment: Experiment, samplers: Any, kind: str, make: Make) -> dict[str, Any]:
+    def _sampled(
+        self, experiment: Experiment, samplers: Any, kind: str, make: Make, levels: bool = True
+    ) -> dict[str, Any]:
         guidance = experiment.guidance
         weight = None
         if guidance is not None:
@@ -232,11 +244,13 @@ class Document:
                 reason = str(error) if sampler == experiment.sampler else reason
         if not plans:
             raise Untraceable(reason or "there is no sampler for it")
+        about = {"plans": plans, "reason": reason, "own": not reason}
+        if not levels:
+            return about
         schedule = experiment.schedule or experiment.training.schedule
         times = UniformLogSNR().times(schedule, LEVELS - 1)
         found = once((*key, "levels"), partial(recording.levels, times, make, weight))
-        levels = self._level_arrays(schedule, times, found)
-        return {"plans": plans, "levels": levels, "reason": reason, "own": not reason}
+        return about | {"levels": self._level_arrays(schedule, times, found)}
 
     def _plan(self, sampler: Sampler, found: Plan) -> str:
         head = {"sampler": name_of(sampler), "text": text_of(sampler), "steps": sampler.steps}
