@@ -267,8 +267,7 @@ def comparison_view(found: Comparison) -> Table:
     a, b = found.rows
     columns = [
         Column("metric", "text"),
-        Column("B - A", "number", "← B better, in sd of a pair, B worse →"),
-        Column("B is", "text"),
+        Column("B is", "number", "← better · worse →"),
         Column("Holm p"),
         Column("difference", "number", "badness, 95 % interval"),
         Column(f"A: {a.name.removeprefix('A: ')}"),
@@ -282,8 +281,7 @@ def comparison_view(found: Comparison) -> Table:
         low, high = d.interval
         doubt = [("", f"{low:.3g} .. {high:.3g}")] if math.isfinite(high - low) else []
         cells = [
-            Shown(_finite(effect), f"{effect:+.2f} sd" if math.isfinite(effect) else "–", drawn),
-            Shown(d.verdict, d.verdict),
+            Shown(_finite(effect), d.verdict, drawn, lines=[("effect", f"{effect:+.3g} sd")] * math.isfinite(effect)),
             Shown(repr(d.p_holm), f"{d.p_holm:.2g}"),
             Shown(_finite(d.mean), f"{d.mean:.3g}" if math.isfinite(d.mean) else "not finite", lines=doubt),
             _arm(d.a),
@@ -293,8 +291,9 @@ def comparison_view(found: Comparison) -> Table:
         lines.append(Line(Shown(label, label), cells))
     caption = (
         f"{found.seeds} paired seeds; difference: B - A in badness (positive: B is worse), with its 95 % interval; "
-        f"drawn over the sd of a pair's difference, equivalence margin of {found.margin:g} sd shaded; p: paired t, "
-        f"adjusted by Holm over {len(found.differences)} metrics; level {found.level:.3g}; arms: mean ± sd over seeds"
+        f"effect, and drawn: difference over the sd of a pair's, with its interval; shaded: the margin of equivalence, "
+        f"{found.margin:g} sd; p: paired t, adjusted by Holm over {len(found.differences)} metrics; level "
+        f"{found.level:.3g}; arms: mean ± sd over seeds"
     )
     return Table(caption, columns, lines, "comparison", "Comparison")
 

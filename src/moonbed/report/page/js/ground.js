@@ -4,11 +4,13 @@
  * Values stand on a count x count grid over the whole square, index j count + i, j upwards.
  */
 
+const SHADE = 0.7; // power of a density that its shade has: thin places are seen, dense ones still differ
+
 /** Shades of one colour: the darker, the denser; `strength` is the opacity of the densest place. */
 export function shade(context, size, values, count, rgb, strength) {
   const high = peak(values);
   const [pixel, full] = [pixelOf(rgb), 255 * strength];
-  paint(context, size, count, (i) => ((full * Math.sqrt(Math.max(values[i], 0) / high)) << 24) | pixel);
+  paint(context, size, count, (i) => ((full * (Math.max(values[i], 0) / high) ** SHADE) << 24) | pixel);
 }
 
 /** Two colours: `less` where values are negative, `more` where they are positive, by their size over `high`. */
