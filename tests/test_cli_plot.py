@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from small import METRICS, names_in, tiny
 
-from moonbed.experiments.rows import measure
+from moonbed.calls import measure
 from moonbed.experiments.store import Store
 from moonbed.experiments.stored import groups_of, stored_rows
 from moonbed.metrics.detection import N50
@@ -197,6 +197,14 @@ def test_a_data_frame_has_every_number(store):
             assert wide.loc[row.name, (label, "mean")] == pytest.approx(line["mean"], nan_ok=True)
             assert line["seeds"] == 2
     assert wide[("sliced W1", "floor_hi")].dtype == float
+
+
+def test_rows_have_the_tables_as_methods(store):
+    found = rows(store)
+    assert found.to_csv() == tables.to_csv(found)
+    assert found.to_csv(wide=True) == tables.to_csv(found, wide=True)
+    assert found.to_markdown() == tables.to_markdown(found)
+    assert found.to_latex(["sliced W1"]) == tables.to_latex(found, ["sliced W1"])
 
 
 def test_without_pandas_it_says_what_to_install(store, monkeypatch):

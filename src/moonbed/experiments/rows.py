@@ -83,6 +83,18 @@ class Rows(Shown, list[Row]):
         """A DataFrame: a line for each row and metric, or with `wide` a line a row and a column a metric."""
         return _shown.face.to_pandas(self, wide=wide)
 
+    def to_csv(self, wide: bool = False) -> str:
+        """The same as CSV text; a field without a number is empty."""
+        return str(_shown.face.to_csv(self, wide=wide))
+
+    def to_markdown(self, labels: Sequence[str] | None = None) -> str:
+        """A Markdown table of these metrics, all unless said."""
+        return str(_shown.face.to_markdown(self, labels))
+
+    def to_latex(self, labels: Sequence[str] | None = None) -> str:
+        """A LaTeX `tabular` (booktabs) of these metrics, all unless said."""
+        return str(_shown.face.to_latex(self, labels))
+
 
 def follow(
     wanted: Mapping[str, Sequence[Experiment]],

@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from moonbed._lazy import lazy_import
 from moonbed.component import Component, SpecError
-from moonbed.report.tables import number, to_pandas, to_terminal
+from moonbed.report.tables import number, to_csv, to_latex, to_markdown, to_pandas, to_terminal
 from moonbed.targets import Target
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ else:
     np = lazy_import("numpy")
     torch = lazy_import("torch")
 
-__all__ = ["Frame", "Page", "html", "text", "to_pandas"]
+__all__ = ["Frame", "Page", "html", "text", "to_csv", "to_latex", "to_markdown", "to_pandas"]
 
 WIDTH = 130
 """Characters of a table at a prompt."""
