@@ -22,7 +22,7 @@ from moonbed.networks.mlp import MLP
 from moonbed.report.page import fragment, page
 from moonbed.report.page.build import script_data
 from moonbed.report.page.marks import Axis, axis_of, effect_mark, position, value_mark
-from moonbed.report.page.views import headline, labels_of
+from moonbed.report.page.views import headline, labels_of, measured
 
 NAN, INF = math.nan, math.inf
 METRICS = {"sliced W1": SlicedW1(), "energy": Energy(), "C2ST accuracy": C2ST(score="accuracy")}
@@ -190,7 +190,7 @@ def test_the_verdict_stands_first_and_everything_is_there():
     assert seen.open == ["html"] or not seen.open
     places = [html.index(f'<section id="{name}"') for name in ("verdict", "results", "configuration", "about")]
     assert places == sorted(places)
-    for text in ("A title", "A lead", "more steps", "it diverged", "moonbed report", "torch 2.6", "0.2250 ± 0.0354"):
+    for text in ("A title", "A lead", "more steps", "it diverged", "moonbed report", "torch 2.6", "0.2250 ± 0.035"):
         assert text in seen.text
     assert "one is within the floor in every metric." in " ".join(seen.text.split())
     assert "≈" in seen.text
@@ -265,6 +265,21 @@ def test_what_was_not_measured_is_said():
 
 
 @pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ((0.5,), "0.5000"),
+        ((3893.4, 4124.7), "4,009 ± 164"),
+        ((0.0170, 0.0172), "0.0171 ± 0.00014"),
+        ((0.1, INF), "∞"),
+        ((NAN,), "not finite"),
+        ((), "–"),
+    ],
+)
+def test_a_number_with_its_spread(values, said):
+    assert measured(cell(*values)) == said
+
+
+@pytest.mark.parametrize(
     ("rows", "said"),
     [
         ([row("a", 0.2)], "a is within the floor in 3 of 3 metrics."),
@@ -322,6 +337,7 @@ def test_only_what_differs_is_shown():
     assert "differs: " in seen.text
     assert "DDIM(steps=7)" in seen.text
     assert "training.network.hidden" in seen.text
+    assert "training.<wbr>network.<wbr>hidden" in page([row("a", experiment=base), row("b", experiment=other)])
     assert len([td for td in seen.attributes("td") if td.get("class") == "unlike"]) == 3
     assert str(base) in seen.text
     assert base.id in seen.text

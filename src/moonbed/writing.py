@@ -1,6 +1,6 @@
 """Results as a page: what the store holds, the live models and the figures come together here.
 
-One door for `moonbed report`, `run`, `reproduce`, `compare` and `serve`, and for Python. It trains and measures nothing.
+One door for `moonbed report`, `run`, `reproduce`, `compare` and `serve`, and for Python. It trains nothing.
 """
 
 from __future__ import annotations

@@ -64,7 +64,8 @@ function smallDocument() {
       states.push(1 - (i + 1) / steps, 1, 0.1);
     }
     plans[`toy${steps}`] = { sampler: "Toy", text: `Toy, ${steps} steps`, steps, nfe: steps, stochastic: true };
-    const arrays = { slope: null, code: u1(code), numbers: f8(numbers), states: writer.add(states, [steps + 1, 3], "f4") };
+    const times = writer.add(states, [steps + 1, 3], "f4");
+    const arrays = { slope: null, code: u1(code), numbers: f8(numbers), states: times };
     Object.assign(plans[`toy${steps}`], arrays);
   }
 

@@ -1,6 +1,15 @@
 """The command line: parsing and printing."""
 
-from moonbed.cli import boards, checking, commands, exporting, judging, reporting, serving  # registers them
+from moonbed.cli import (  # registers them
+    boards,
+    checking,
+    commands,
+    exporting,
+    judging,
+    plotting,
+    reporting,
+    serving,
+)
 from moonbed.cli.app import STORE, app, main
 
 __all__ = [
@@ -12,6 +21,7 @@ __all__ = [
     "exporting",
     "judging",
     "main",
+    "plotting",
     "reporting",
     "serving",
 ]

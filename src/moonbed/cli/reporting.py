@@ -56,7 +56,7 @@ def report(
 
     where, path = Store(store), check_page(out)
     groups, said = groups_of(what, where, MOST)
-    questions = _questions(groups, metrics, where)
+    questions = asked_of(groups, metrics, where)
     table = stored_rows(groups, questions, where)
     heading = title or (f"Runs in {store}" if len(table) > 1 else table[0].name)
     size = write_page(path, table, where, title=heading, command=command_line())
@@ -72,7 +72,7 @@ def report(
     return 0
 
 
-def _questions(groups: dict[str, list[Experiment]], text: str | None, store: Store) -> tuple[Metric, ...]:
+def asked_of(groups: dict[str, list[Experiment]], text: str | None, store: Store) -> tuple[Metric, ...]:
     """The metrics that were asked for, of which the store should hold something; or those it holds."""
     from moonbed.experiments.stored import held, questions
 

@@ -35,9 +35,9 @@ STEPS = 96
 
 @dataclass(frozen=True)
 class Field:
-    """Learned and exact at one noise ratio `sigma`, on the grid `x` (k,) times `y` (k,): flow (k, k, 2), log density (k, k).
+    """Learned and exact at one noise ratio `sigma`, on the grid `x` (k,) times `y` (k,).
 
-    The first axis is y. `flow` and `log_density` are (learned, exact); a learned density may be None.
+    `flow` (k, k, 2) and `log_density` (k, k), their first axis y, are (learned, exact); a learned density may be None.
     """
 
     sigma: float

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
@@ -17,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 from moonbed.metrics.significance import spread
 
 if TYPE_CHECKING:
+    import pandas
     from rich.table import Table
 
     from moonbed.experiments.rows import Cell, Row
 
-__all__ = ["to_csv", "to_json", "to_latex", "to_markdown", "to_terminal"]
+__all__ = ["to_csv", "to_json", "to_latex", "to_markdown", "to_pandas", "to_terminal"]
 
 
 WIDE = 6
@@ -196,9 +198,55 @@ def flat(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return out
 
 
-def to_csv(rows: Sequence[Row]) -> str:
-    """Long form: one line a row and metric."""
-    return csv_text(flat(rows))
+def to_csv(rows: Sequence[Row], wide: bool = False) -> str:
+    """Long form: one line a row and metric; or wide: one line a row."""
+    return csv_text(broad(rows) if wide else flat(rows))
+
+
+def broad(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """One dict a row, with every number unrounded: `energy mean`, `energy interval_lo`, `energy floor_hi`, ..."""
+    out: dict[str, dict[str, Any]] = {}
+    for line in flat(rows):
+        about = {name: line[name] for name in ("row", "change", "n", "parameters", "training_seconds", "note")}
+        numbers = {f"{line['metric']} {name}": line[name] for name in MEASURED}
+        out.setdefault(line["row"], about).update(numbers)
+    return list(out.values())
+
+
+MEASURED = (
+    "mean", "sd", "seeds", "interval_lo", "interval_hi", "p_value", "floor_mean", "floor_lo", "floor_hi", "published"
+)  # fmt: skip
+
+
+def to_pandas(rows: Sequence[Row], wide: bool = False) -> pandas.DataFrame:
+    """A data frame: a line a row and metric; or wide, a line a row and columns (metric, number).
+
+    Raises `ImportError`, which says what to install, where pandas is not there.
+    """
+    try:
+        import pandas
+    except ImportError:
+        raise ImportError('a data frame takes pandas: pip install "moonbed[pandas]"') from None
+    frame = pandas.DataFrame(flat(rows))
+    if not wide:
+        return frame
+    spread_out = frame.pivot(index="row", columns="metric", values=list(MEASURED)).swaplevel(axis=1)
+    order = [(label, name) for label in dict.fromkeys(frame["metric"]) for name in MEASURED]
+    return spread_out[order].loc[list(dict.fromkeys(frame["row"]))].infer_objects()
+
+
+def json_text(rows: Sequence[Row]) -> str:
+    """`to_json` as text."""
+    return json.dumps(to_json(rows), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def to_text(rows: Sequence[Row]) -> str:
+    """What a terminal shows, without colours."""
+    from rich.console import Console
+
+    text = io.StringIO()
+    Console(file=text, width=140).print(to_terminal(rows, list(rows[0].cells)))
+    return text.getvalue()
 
 
 def csv_text(lines: Sequence[Mapping[str, Any]]) -> str:
@@ -235,15 +283,16 @@ def to_markdown(rows: Sequence[Row], labels: Sequence[str] | None = None) -> str
 
 _TEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}"}
 _TEX |= {"^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "±": r"$\pm$", "≈": r"$\approx$", "–": "--"}
-_TEX |= {"²": r"$^2$", "|": r"$|$"}
+_TEX |= {"²": r"$^2$", "|": r"$|$", "∞": r"$\infty$", "<": r"$<$", ">": r"$>$", "≤": r"$\leq$"}
 
 
 def _tex(text: str) -> str:
     return "".join(_TEX.get(char, char) for char in text)
 
 
-def to_latex(rows: Sequence[Row], labels: Sequence[str]) -> str:
-    """A `tabular` for booktabs, its caption as a comment."""
+def to_latex(rows: Sequence[Row], labels: Sequence[str] | None = None) -> str:
+    """A `tabular` of these metrics (all unless said) for booktabs, its caption as a comment."""
+    labels = list(rows[0].cells) if labels is None else labels
     head = ["row", "", *labels, "parameters", "training s", "note"]
     body, last = [], rows[0].name
     for line in _wide(rows, labels):

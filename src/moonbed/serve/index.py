@@ -61,7 +61,7 @@ class Index:
 
     def folder(self, key: str) -> Folder | None:
         """The folder of a run by its id, None for what the list does not hold."""
-        return Folder(self.store.root / self._folders[key]) if key in self._look() else None
+        return Folder(self.store.root / self._folders[key], readonly=True) if key in self._look() else None
 
     def run(self, key: str) -> dict[str, Any] | None:
         """One of them."""

@@ -111,6 +111,7 @@ class _Site:
     def __init__(self, store: Store) -> None:
         from jinja2 import Environment, PackageLoader, StrictUndefined
 
+        store = Store(store.root, readonly=True)
         self.index, self.models = Index(store), Models(store)
         loader = PackageLoader("moonbed.serve", "templates")
         self.pages = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)

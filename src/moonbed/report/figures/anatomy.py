@@ -38,8 +38,8 @@ def budget(found: Anatomy, width: float = WIDTH) -> Figure:
     over = f"{found.seeds} trainings" if found.seeds > 1 else f"{found.repeats} draws of one training"
     note(
         figure,
-        f"what each cause adds to a metric above its floor (which exact samples have), mean and 95 % interval over {over}; "
-        f"n = {found.experiment.n:,} samples; sampler: exact denoiser, same steps; capacity: same network on the exact "
+        "what each cause adds to a metric above its floor (which exact samples have), mean and 95 % interval over "
+        f"{over}; n = {found.experiment.n:,} samples; sampler: exact denoiser, same steps; capacity: same network on the exact "
         "target; estimation: the rest",
     )
     return figure

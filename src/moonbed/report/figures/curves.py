@@ -7,8 +7,21 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from moonbed.metrics.significance import spread
-from moonbed.report.figures.style import BAND, TARGET, WIDTH, linear, logarithmic, look, new, note, plain, styled
-from moonbed.report.figures.verdict import short, titled
+from moonbed.report.figures.style import (
+    BAND,
+    TARGET,
+    WIDTH,
+    linear,
+    logarithmic,
+    look,
+    new,
+    note,
+    parted,
+    plain,
+    short,
+    styled,
+)
+from moonbed.report.figures.verdict import titled
 from moonbed.report.tables import interval_caption
 
 if TYPE_CHECKING:
@@ -22,7 +35,7 @@ __all__ = ["Curve", "Point", "quality", "training"]
 
 
 class Curve(NamedTuple):
-    """A training as it went: what it is called, (step, mean loss) of its log, the loss floor where it was looked for."""
+    """A training as it went: its name, (step, mean loss) of its log, the loss floor where it was looked for."""
 
     name: str
     log: Sequence[tuple[float, float]]
@@ -40,15 +53,17 @@ def training(curves: Sequence[Curve], width: float = WIDTH) -> Figure:
     lines = -(-len(panels) // columns)
     figure = new(width, 1.75 * lines + 0.65)
     grid = figure.subplots(lines, columns, squeeze=False)
+    names, shared = parted([curve.name for curve in curves], 30)
+    called = dict(zip([curve.name for curve in curves], names, strict=True))
     for axes, group in zip(grid.flat, panels, strict=False):
-        _curves(axes, group)
+        _curves(axes, group, called)
     for axes in list(grid.flat)[len(panels) :]:
         axes.set_axis_off()
     rows = max((c.floor.rows for c in curves if c.floor), default=0)
     text = "each point: mean of 100 steps"
     if rows:
         text += f"; loss floor: the exact denoiser in the same loss, mean ± 1.96 standard errors over {rows:,} examples"
-    note(figure, text)
+    note(figure, f"{shared}; {text}" if shared else text)
     return figure
 
 
@@ -61,14 +76,14 @@ def _by_floor(curves: Sequence[Curve]) -> list[list[Curve]]:
     return list(out.values())
 
 
-def _curves(axes: Axes, group: Sequence[Curve]) -> None:
+def _curves(axes: Axes, group: Sequence[Curve], called: Mapping[str, str]) -> None:
     for k, curve in enumerate(group):
         color, marker, dash = look(k)
         steps, losses = [s for s, _ in curve.log], [v for _, v in curve.log]
         every = max(1, len(steps) // 8)
         axes.plot(
             steps, losses, color=color, linestyle=dash, marker=marker, markevery=(k % every, every), ms=3,
-            label=short(curve.name), gid="curve",
+            label=called[curve.name], gid="curve",
         )  # fmt: skip
     floor = group[0].floor
     values = plain([v for curve in group for _, v in curve.log])
@@ -78,9 +93,10 @@ def _curves(axes: Axes, group: Sequence[Curve]) -> None:
             gid="floor-band",
         )  # fmt: skip
         axes.axhline(floor.value, color=TARGET, linewidth=1.2, linestyle=(0, (5, 2)), gid="floor")
+        text = f"loss floor {floor.value:.4g} ± {1.96 * floor.error:.1g}"
         axes.annotate(
-            f"loss floor {floor.value:.4g} ± {1.96 * floor.error:.1g}", (1.0, floor.value), (0, -2),
-            xycoords=("axes fraction", "data"), textcoords="offset points", ha="right", va="top", fontsize=6, color=TARGET,
+            text, (1.0, floor.value - 1.96 * floor.error), (0, -1), xycoords=("axes fraction", "data"),
+            textcoords="offset points", ha="right", va="top", fontsize=6, color=TARGET,
         )  # fmt: skip
         values.append(floor.value)
     elif floor is not None:

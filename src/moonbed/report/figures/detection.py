@@ -20,11 +20,11 @@ from moonbed.report.figures.style import (
     logarithmic,
     new,
     note,
+    parted,
     plain,
     styled,
 )
-from moonbed.report.figures.verdict import short
-from moonbed.report.tables import interval_caption, measured, within_floor
+from moonbed.report.tables import interval_caption, within_floor
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,6 +45,7 @@ def n50_cell(row: Row) -> Cell | None:
 def n50(rows: Sequence[Row], width: float = WIDTH) -> Figure:
     """Samples at which the panel's test tells a model from the truth half of the time, a line a row."""
     found = [(row, cell) for row in rows if (cell := n50_cell(row)) is not None]
+    names, shared = parted([row.name for row, _ in found])
     figure = new(width, 0.2 * len(found) + 1.25)
     axes = figure.subplots()
     sizes = sorted({row.results[0].experiment.n for row, _ in found})
@@ -59,18 +60,17 @@ def n50(rows: Sequence[Row], width: float = WIDTH) -> Figure:
         _line(axes, cell, k, (low, top, end))
     for n in sizes:
         axes.axvline(n, color=INK, linewidth=0.7, linestyle=(0, (3, 2)), gid="n")
-        place = {"ha": "right", "x": n / 1.06}
-        axes.text(place["x"], -0.62, f"n = {n:,}", fontsize=6, ha="right", va="bottom")
+        axes.text(n / 1.06, -0.62, f"n = {n:,}", fontsize=6, ha="right", va="bottom")
     axes.axvline(end, color=TARGET, linewidth=2.0)
     axes.text(end, -0.62, "a perfect sampler: ∞", fontsize=6, ha="right", va="bottom", color=TARGET)
-    axes.set(yticks=range(len(found)), yticklabels=[short(row.name) for row, _ in found])
+    axes.set(yticks=range(len(found)), yticklabels=names)
     axes.set(ylim=(len(found) - 0.45, -0.55), xlabel="N50 [samples]; more is better →")
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     note(
         figure,
         "N50: samples at which a score test of the exact law tells the model from it half of the time; "
-        f"band: floor. {interval_caption([row for row, _ in found])}",
+        f"band: floor. {f'{shared}; ' if shared else ''}{interval_caption([row for row, _ in found])}",
     )
     return figure
 
@@ -99,7 +99,7 @@ def _line(axes: Axes, cell: Cell, k: int, ends: tuple[float, float, float]) -> N
     axes.plot(at, k, ">" if math.isinf(mean) else marker, color=colour, ms=4.5, clip_on=False, zorder=5, gid="value")
     near = at > top / 3
     axes.annotate(
-        f"> {cell.details['n_max']:,}" if math.isinf(mean) and "n_max" in cell.details else measured(cell),
+        f"> {cell.details['n_max']:,}" if math.isinf(mean) and "n_max" in cell.details else f"{mean:,.0f}",
         (at, k),
         (-5 if near else 5, 3.2),
         textcoords="offset points",

@@ -32,7 +32,7 @@ def field(found: Sequence[Field], title: str, width: float = 7.0) -> Figure:
     """A line a noise level: learned, exact, and learned minus exact, each with its density and its flow."""
     each = (width - 0.9) / 3
     span = [(f.y[-1] - f.y[0]) / (f.x[-1] - f.x[0]) for f in found]
-    figure = new(width, sum(each * s + 0.32 for s in span) + 0.75)
+    figure = new(width, sum(each * s + 0.22 for s in span) + 1.1)
     grid = figure.subplots(len(found), 3, squeeze=False, height_ratios=span)
     shade: Any = None
     for axes, one in zip(grid, found, strict=True):
@@ -40,16 +40,17 @@ def field(found: Sequence[Field], title: str, width: float = 7.0) -> Figure:
     for axes, head in zip(grid[0], ("learned", "exact", "learned − exact"), strict=True):
         axes.set_title(head)
     if shade is not None:
-        bar = figure.colorbar(shade, ax=grid[:, 2].tolist(), shrink=0.6, aspect=24, pad=0.02)
+        bar = figure.colorbar(shade, ax=grid[-1, 2], orientation="horizontal", aspect=24, pad=0.04)
         bar.set_label("log density ratio [nats]", fontsize=6)
         bar.ax.tick_params(labelsize=6)
-        bar.outline.set_linewidth(0.4)  # type: ignore[operator]
+        bar.outline.set_linewidth(0.4)
     figure.suptitle(title)
     note(
         figure,
         "Colour: density at the noise level; right: log ratio of learned and exact, where the exact is above "
-        f"{np.exp(-FAINT):.2g} of its largest. Arrows: probability flow dy/dlog σ = y − D(y, σ) in y = x_t/α, one scale a line; "
-        "right: the difference, 4 times as long. Error: root mean square of |D − D*|/σ under the exact density (floor: 0)",
+        f"{np.exp(-FAINT):.2g} of its largest. Arrows: probability flow dy/dlog σ = y − D(y, σ) in y = x_t/α, one scale a "
+        "line; right: the difference, 4 times as long. Error: root mean square of |D − D*|/σ under the exact density "
+        "(floor: 0)",
     )
     return figure
 
@@ -73,7 +74,8 @@ def _line(axes: Any, one: Field) -> Any:
         shade = axes[2].pcolormesh(
             one.x, one.y, ratio, cmap="PuOr_r", vmin=-NATS, vmax=NATS, shading="nearest", rasterized=True
         )
-    _arrows(axes[2], one, learned - exact, thin, scale / 4)
+    seen = (truth > top - FAINT)[..., None]
+    _arrows(axes[2], one, np.where(seen, learned - exact, np.nan), thin, scale / 4)
     axes[0].set_ylabel(f"σ/α = {one.sigma:.3g}")
     axes[2].text(0.98, 0.02, f"error {one.error:.3g}", transform=axes[2].transAxes, ha="right", va="bottom", fontsize=6)
     for panel in axes[1:]:

@@ -1,4 +1,4 @@
-"""All figures that the data of some rows allow, as SVG text with a caption and a table for whoever does not see them."""
+"""All figures that the data of some rows allow: SVG text, a caption, and a table for whoever does not see them."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _verdicts(rows: Sequence[Row], comparison: Comparison | None) -> Iterator[Ma
     if cells := [(row.name, cell) for row in rows if (cell := detection.n50_cell(row)) is not None]:
         yield (
             "Samples that tell the model from the truth (N50)",
-            "How many samples a test of the exact law needs to reject the model half of the time; a perfect sampler: ∞. "
+            "How many samples a test of the exact law needs to reject the model half of the time; a perfect sampler: ∞; "
             + tables.interval_caption(rows),
             detection.n50(rows, PANEL),
             (
@@ -81,15 +81,15 @@ def _trainings(rows: Sequence[Row], store: Store) -> Iterator[Made]:
     found = sources.curves(rows, store)
     if not found:
         return
-    body = []
+    body: list[tuple[str, ...]] = []
     for curve in found:
         floor = curve.floor
         text = "–" if floor is None else floor.reason or f"{floor.value:.4g} ± {1.96 * floor.error:.1g}"
         body.append((curve.name, f"{curve.log[-1][0]:,}", f"{curve.log[-1][1]:.4g}", text))
     yield (
         "Training loss above its floor",
-        "The floor is what the exact denoiser attains in the same loss: no network gets below it, and the distance from "
-        "it is the network's own error. First seed; each point is the mean of 100 steps.",
+        "The floor is what the exact denoiser attains in the same loss: no network gets below it, and the distance "
+        "from it is the network's own error. First seed; each point is the mean of 100 steps.",
         curves.training(found, PANEL),
         (("training", "step", "last loss", "loss floor"), body),
     )
@@ -97,7 +97,7 @@ def _trainings(rows: Sequence[Row], store: Store) -> Iterator[Made]:
 
 def _sweeps(rows: Sequence[Row], store: Store) -> Iterator[Made]:
     for label, points in sources.sweeps(rows, store):
-        body = [
+        body: list[tuple[str, ...]] = [
             (p.series, str(p.nfe), tables.measured(c), tables.interval(c), tables.floor(c))
             for p in sorted(points, key=lambda p: (p.series, p.nfe))
             for c in [p.row.cells[label]]
@@ -115,7 +115,7 @@ def _budgets(rows: Sequence[Row], store: Store) -> Iterator[Made]:
         causes = list(anatomy.CAUSES)
         yield (
             f"Error budget of {name}",
-            f"What each cause adds above the floor, n = {found.experiment.n:,}, {found.repeats} repeats, 95 % intervals.",
+            f"What each cause adds above the floor: n = {found.experiment.n:,}, {found.repeats} repeats, 95 % intervals",
             anatomy.budget(found, PANEL),
             (
                 ("metric", "floor", *causes),
@@ -126,7 +126,7 @@ def _budgets(rows: Sequence[Row], store: Store) -> Iterator[Made]:
             ),
         )
     for name, links in sources.errors(rows, store):
-        body = [
+        body: list[tuple[str, ...]] = [
             (anatomy.LINKS.get(link, link), f"{s:.3g}", f"{m:.3g}", f"{1.96 * e:.2g}")
             for link, curve in links.items()
             for s, m, e in zip(curve["sigma"], curve["mean"], curve["error"], strict=True)
@@ -141,7 +141,7 @@ def _budgets(rows: Sequence[Row], store: Store) -> Iterator[Made]:
 
 def value_table(rows: Sequence[Row], labels: Sequence[str]) -> Table:
     """All that the verdict shows, as texts."""
-    body = [
+    body: list[tuple[str, ...]] = [
         (row.name, label, tables.measured(c), tables.interval(c), tables.floor(c), tables.number(c.published))
         for row in rows
         for label in labels
@@ -152,7 +152,7 @@ def value_table(rows: Sequence[Row], labels: Sequence[str]) -> Table:
 
 def difference_table(found: Comparison) -> Table:
     """All that the picture of a comparison shows, as texts."""
-    body = []
+    body: list[tuple[str, ...]] = []
     for label, d in found.differences.items():
         low, high = d.interval
         doubt = f"{low:.3g} .. {high:.3g}" if math.isfinite(high - low) else "–"

@@ -41,7 +41,7 @@ def _bytes(figure: Figure, kind: str, salt: str) -> bytes:
     metadata = {"svg": {"Date": None, "Creator": None}, "pdf": {"CreationDate": None}, "png": {"Software": None}}[kind]
     face = "none" if kind == "svg" else "white"
     with matplotlib.rc_context():
-        matplotlib.rcParams.update({**STYLE, "svg.hashsalt": salt})
+        matplotlib.rcParams.update(STYLE | {"svg.hashsalt": salt})  # type: ignore[arg-type]
         figure.savefig(data, format=kind, dpi=DPI, metadata=metadata, facecolor=face)
     return data.getvalue()
 

@@ -13,6 +13,7 @@ from moonbed.experiments.store import Store, StoreError
 from moonbed.experiments.stored import by_seed, stored_rows
 from moonbed.experiments.sweeps import evaluations, sampler_name, siblings
 from moonbed.report.figures.curves import Curve, Point
+from moonbed.report.figures.style import parted
 
 __all__ = ["budgets", "curves", "errors", "quality_label", "sweeps"]
 
@@ -33,7 +34,10 @@ def curves(rows: Sequence[Row], store: Store) -> list[Curve]:
         except StoreError:  # the floor may be there and the training not
             continue
         if log:
-            out.append(Curve(", ".join(names), log, loss_floor(training, store)))
+            heads, shared = parted(names, 60)
+            out.append(
+                Curve(", ".join([" = ".join(heads), *([shared] if shared else [])]), log, loss_floor(training, store))
+            )
     return out
 
 

@@ -8,7 +8,7 @@ vermilion, here as on the page. A figure is `WIDTH` inches wide, a column of a p
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["GENERATED", "PALETTE", "TARGET", "WIDTH", "Look", "look", "new", "styled"]
+__all__ = ["GENERATED", "PALETTE", "TARGET", "WIDTH", "Look", "look", "new", "parted", "short", "styled"]
 
 TARGET, GENERATED = "#0072B2", "#D55E00"
 INSIDE = "#009E73"
@@ -68,7 +68,7 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
         with matplotlib.rc_context():
             matplotlib.rcdefaults()
-            matplotlib.rcParams.update(STYLE)
+            matplotlib.rcParams.update(STYLE)  # type: ignore[arg-type]  # its stubs list every name
             return draw(*args, **kwargs)
 
     return drawn
@@ -105,7 +105,7 @@ def power(value: float) -> str:
     if value <= 0 or not math.isfinite(value):
         return ""
     exponent = math.floor(math.log10(value) + 1e-9)
-    if -2 <= exponent <= 3:
+    if -2 <= exponent <= 4:
         return f"{value:,.10g}"
     lead = value / 10**exponent
     return ("" if abs(lead - 1) < 1e-6 else f"{lead:.3g}×") + f"10{str(exponent).translate(_RAISED)}"
@@ -135,6 +135,21 @@ def linear(axes: Axes, which: str, bins: int = 4) -> None:
     )
 
 
+def short(name: str, most: int = 22) -> str:
+    """A name that fits beside a panel."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
+def parted(names: Sequence[str], most: int = 22) -> tuple[list[str], str]:
+    """Names without what all of them have behind a comma, and that; `residual, quick` and `ema, quick` have `quick`."""
+    tails = [name.split(", ")[1:] for name in names]
+    shared = ""
+    if len(names) > 1 and tails[0] and all(tail == tails[0] for tail in tails):
+        shared = ", ".join(tails[0])
+        names = [name.split(", ")[0] for name in names]
+    return [short(name, most) for name in names], shared
+
+
 def plain(values: Iterable[float | None]) -> list[float]:
     """Those of the values that are numbers and finite."""
     return [v for v in values if v is not None and math.isfinite(v)]
@@ -144,5 +159,5 @@ def note(figure: Figure, text: str, size: float = 6.0) -> None:
     """A line or more below all panels: what the numbers are."""
     import textwrap
 
-    columns = max(30, int(figure.get_figwidth() * 31))
+    columns = max(30, int(figure.get_figwidth() * 24))
     figure.supxlabel("\n".join(textwrap.wrap(text, columns)), fontsize=size, x=0.01, ha="left")

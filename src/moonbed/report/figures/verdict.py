@@ -8,7 +8,9 @@ published value is a hollow diamond.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from moonbed.metrics.significance import spread
@@ -23,7 +25,9 @@ from moonbed.report.figures.style import (
     logarithmic,
     new,
     note,
+    parted,
     plain,
+    short,
     styled,
 )
 from moonbed.report.tables import interval_caption, within_floor
@@ -50,24 +54,30 @@ VERDICTS = {
 
 @styled
 def verdict(rows: Sequence[Row], labels: Sequence[str] | None = None, width: float = WIDTH) -> Figure:
-    """Values and intervals of all rows on their floors, a strip for each metric (all that have values, unless said)."""
-    labels = [label for label in labels or shown(rows)]
-    names = [short(row.name) for row in rows]
+    """Values and intervals of all rows on their floors, a strip for each metric (all with values, unless said)."""
+    labels = list(labels or shown(rows))
+    names, shared = parted([row.name for row in rows])
     margin = 0.062 * max(map(len, names), default=1) + 0.15
     columns = max(1, min(len(labels), int((width - margin) / STRIP)))
     lines = -(-len(labels) // columns)
-    strip = 0.42 + 0.155 * len(rows)
-    figure = new(width, lines * strip + 0.75)
+    wrapped = {
+        label: wrap(titled(label, rows[0].cells[label]), int(15 * (width - margin) / columns)) for label in labels
+    }
+    head = 0.3 + 0.13 * max(map(len, wrapped.values()))
+    figure = new(width, lines * (head + 0.155 * len(rows)) + 0.85)
     grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
     for axes, label in zip(grid.flat, labels, strict=False):
-        _strip(axes, [row.cells[label] for row in rows], label)
+        axes.set_title("\n".join(wrapped[label]), loc="left", pad=3)
+        _strip(axes, [row.cells[label] for row in rows])
     for axes in list(grid.flat)[len(labels) :]:
         axes.set_axis_off()
-    first = grid[0, 0]
-    first.set(yticks=range(len(rows)), yticklabels=names, ylim=(len(rows) - 0.4, -0.6))
-    published = any(cell.published is not None for row in rows for cell in row.cells.values())
-    figure.legend(handles=_key(published), loc="outside upper left", ncols=3 if width < 5 else 6, columnspacing=1.2)
-    note(figure, interval_caption(rows))
+    grid[0, 0].set(yticks=range(len(rows)), yticklabels=names, ylim=(len(rows) - 0.4, -0.6))
+    cells = [cell for row in rows for cell in row.cells.values()]
+    seeds = max(len(cell.values) for cell in cells) > 1
+    published = any(row.cells[label].published is not None for row in rows for label in labels)
+    handles = _key(seeds, published)
+    figure.legend(handles=handles, loc="outside upper left", ncols=2 if width < 5 else len(handles), columnspacing=1.2)
+    note(figure, (f"{shared}; " if shared else "") + interval_caption(rows))
     return figure
 
 
@@ -76,85 +86,75 @@ def shown(rows: Sequence[Row]) -> list[str]:
     return [label for label in rows[0].cells if any(row.cells[label].values for row in rows)]
 
 
-def short(name: str, most: int = 22) -> str:
-    """A name that fits beside a panel."""
-    return name if len(name) <= most else f"{name[: most - 1]}…"
-
-
 def titled(label: str, cell: Cell) -> str:
     """A metric with its unit."""
     return f"{label} [{cell.metric.unit}]" if cell.metric.unit else label
 
 
-def _strip(axes: Axes, cells: Sequence[Cell], label: str) -> None:
-    import textwrap
-
-    axes.set_title("\n".join(textwrap.wrap(titled(label, cells[0]), 26)), loc="left", pad=3)
+def _strip(axes: Axes, cells: Sequence[Cell]) -> None:
     low, high, log = _range(cells)
     axes.set_xlim(low, high)
-    logarithmic(axes, "x") if log else linear(axes, "x", 3)
+    logarithmic(axes, "x") if log else linear(axes, "x", 4)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
+    _bands(axes, cells, (low, high))
+    for inside in (False, True):
+        _marks(axes, {k: c for k, c in enumerate(cells) if c.values and within_floor(c) == inside}, inside, (low, high))
     for k, cell in enumerate(cells):
-        if cell.floor is not None:
-            _band(axes, cell, k, (low, high))
-        if cell.values:
-            _mark(axes, cell, k, (low, high), log)
-        elif cell.lacks:
-            axes.text(0.02, k, "not asked of this run", transform=axes.get_yaxis_transform(), va="center", fontsize=5.5)
-        if cell.published is not None:
-            axes.plot(
-                min(max(cell.published, low), high),
-                k,
-                "D",
-                mfc="none",
-                mec=INK,
-                ms=4.2,
-                mew=0.8,
-                zorder=4,
-                gid="published",
-            )
-
-
-def _band(axes: Axes, cell: Cell, k: int, ends: tuple[float, float]) -> None:
-    """The floor of one row; a floor of no width, or at infinity, is a line."""
-    assert cell.floor is not None
-    lo, hi = (min(max(end, ends[0]), ends[1]) for end in (cell.floor.lo, cell.floor.hi))
-    if math.isnan(lo) or math.isnan(hi):
-        return
-    axes.fill_betweenx([k - 0.5, k + 0.5], lo, hi, color=TARGET, alpha=BAND, linewidth=0, gid="floor")
-    axes.plot([lo, lo], [k - 0.5, k + 0.5], color=TARGET, linewidth=0.6, alpha=0.6)
-    axes.plot([hi, hi], [k - 0.5, k + 0.5], color=TARGET, linewidth=0.6, alpha=0.6)
-
-
-def _mark(axes: Axes, cell: Cell, k: int, ends: tuple[float, float], log: bool) -> None:
-    low, high = ends
-    mean = spread(cell.values).mean
-    inside = within_floor(cell)
-    colour, marker = (INSIDE, "s") if inside else (GENERATED, "o")
-    if math.isnan(mean):
-        axes.text(0.5, k, "not finite", transform=axes.get_yaxis_transform(), ha="center", va="center", fontsize=5.5)
-        return
-    if cell.interval is not None:
-        a, b = cell.interval
+        if not cell.values:
+            axes.text(0.02, k, "–", transform=axes.get_yaxis_transform(), va="center", fontsize=6)
+    published = {k: min(max(c.published, low), high) for k, c in enumerate(cells) if c.published is not None}
+    if published:
         axes.plot(
-            [max(a, low), min(b, high)], [k, k], color=colour, linewidth=1.0, solid_capstyle="butt", gid="interval"
+            [*published.values()], [*published], "D", mfc="none", mec=INK, ms=4.2, mew=0.8, zorder=4, gid="published"
         )
-        for end, beyond, arrow in ((low, a < low, "<"), (high, b > high, ">")):
-            if beyond:
-                axes.plot(end, k, arrow, color=colour, ms=2.5, clip_on=False)
-    if len(cell.values) > 1:
-        seeds = plain(cell.values)
-        axes.plot(seeds, [k] * len(seeds), "|", color=colour, ms=5, mew=0.7, gid="seeds")
-    at = min(max(mean, low), high)
-    axes.plot(at, k, marker, color=colour, ms=4.0, clip_on=False, zorder=5, gid="value")
-    if mean > high:
-        text = "∞ " if math.isinf(mean) else f"{mean:.3g} "
-        axes.annotate(text, (at, k), (-3, 0), textcoords="offset points", fontsize=5.5, ha="right", va="center")
+
+
+def _bands(axes: Axes, cells: Sequence[Cell], ends: tuple[float, float]) -> None:
+    """The floors, neighbours of one floor as one band; a floor of no width, or at infinity, is a line."""
+    floors = [(c.floor.lo, c.floor.hi) if c.floor and not math.isnan(c.floor.lo) else None for c in cells]
+    for floor, group in groupby(enumerate(floors), key=lambda pair: pair[1]):
+        places = [k for k, _ in group]
+        if floor is None:
+            continue
+        lo, hi = (min(max(end, ends[0]), ends[1]) for end in floor)
+        bottom, top = places[0] - 0.5, places[-1] + 0.5
+        axes.fill_betweenx([bottom, top], lo, hi, color=TARGET, alpha=BAND, linewidth=0, gid="floor")
+        axes.vlines([lo, hi], bottom, top, color=TARGET, linewidth=0.6, alpha=0.6)
+
+
+def _marks(axes: Axes, cells: Mapping[int, Cell], inside: bool, ends: tuple[float, float]) -> None:
+    """Values, intervals and seeds of the rows that are all on the floor, or all beside it."""
+    low, high = ends
+    colour, marker = (INSIDE, "s") if inside else (GENERATED, "o")
+    means = {k: spread(cell.values).mean for k, cell in cells.items()}
+    for k in [k for k, mean in means.items() if math.isnan(mean)]:
+        axes.text(0.5, k, "not finite", transform=axes.get_yaxis_transform(), ha="center", va="center", fontsize=6)
+        del means[k]
+    doubts = {k: i for k in means if (i := cells[k].interval) is not None}
+    axes.hlines(
+        [*doubts], [max(a, low) for a, _ in doubts.values()], [min(b, high) for _, b in doubts.values()], color=colour,
+        linewidth=1.0, gid="interval",
+    )  # fmt: skip
+    below, above = [k for k, (a, _) in doubts.items() if a < low], [k for k, (_, b) in doubts.items() if b > high]
+    seeds = [(v, k) for k in means for v in cells[k].values if len(cells[k].values) > 1 and math.isfinite(v)]
+    at = [(min(max(mean, low), high), k) for k, mean in means.items()]
+    for places, look, options in (
+        ([(low, k) for k in below], "<", {"ms": 2.5}),
+        ([(high, k) for k in above], ">", {"ms": 2.5}),
+        (seeds, "|", {"ms": 5, "mew": 0.7, "gid": "seeds"}),
+        (at, marker, {"ms": 4.0, "zorder": 5, "gid": "value"}),
+    ):
+        if places:  # an empty line that is not clipped would take part in the layout, at the origin
+            axes.plot([x for x, _ in places], [k for _, k in places], look, color=colour, clip_on=False, **options)
+    for k, mean in means.items():
+        if mean > high:
+            text = "∞" if math.isinf(mean) else f"{mean:.3g}"
+            axes.annotate(text, (high, k), (-4, 0), textcoords="offset points", fontsize=6, ha="right", va="center")
 
 
 def _range(cells: Sequence[Cell]) -> tuple[float, float, bool]:
-    """What an axis shows: all values, floors and published values, and intervals as far as they leave room for these."""
+    """What an axis shows: values, floors, published values, and intervals as far as they leave room for these."""
     inner = plain([v for c in cells for v in (*c.values, c.published)])
     inner += plain([v for c in cells if c.floor for v in (c.floor.lo, c.floor.hi)])
     outer = plain([v for c in cells if c.interval for v in c.interval])
@@ -172,15 +172,26 @@ def _range(cells: Sequence[Cell]) -> tuple[float, float, bool]:
     return low - pad, high + pad, False
 
 
-def _key(published: bool) -> list[Any]:
+def _key(seeds: bool, published: bool) -> list[Any]:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     out: list[Any] = [
-        Line2D([], [], color=GENERATED, marker="o", linewidth=1.0, label="outside the floor"),
-        Line2D([], [], color=INSIDE, marker="s", linewidth=1.0, label="on the floor"),
+        Line2D(
+            [],
+            [],
+            color=INSIDE,
+            marker="s",
+            linewidth=1.0,
+            label="every seed on the floor" if seeds else "on the floor",
+        ),
+        Line2D(
+            [], [], color=GENERATED, marker="o", linewidth=1.0, label="not every seed" if seeds else "beside the floor"
+        ),
         Patch(color=TARGET, alpha=BAND, linewidth=0, label="floor: perfect samples"),
     ]
+    if seeds:
+        out.append(Line2D([], [], linestyle="", marker="|", color=INK, ms=5, label="one seed"))
     if published:
         out.append(Line2D([], [], linestyle="", marker="D", mfc="none", mec=INK, ms=4.2, label="published"))
     return out

@@ -206,7 +206,17 @@ def _shown(cell: Cell, axis: Axis | None, floor: bool) -> Shown:
         lines.append(("published", tables.number(cell.published)))
     lines = [(name, text) for name, text in lines if text != "–"]
     mark = value_mark(cell, axis) if axis else ""
-    return Shown(_key(cell), tables.measured(cell), mark, tables.within_floor(cell), lines, position(cell))
+    return Shown(_key(cell), measured(cell), mark, tables.within_floor(cell), lines, position(cell))
+
+
+def measured(cell: Cell) -> str:
+    """As the terminal says it, but with two digits of the standard deviation."""
+    if not cell.values or "text" in cell.details:
+        return tables.measured(cell)
+    mean, sd = spread(cell.values)
+    if sd is None or not math.isfinite(sd):
+        return tables.number(mean)
+    return f"{tables.number(mean)} ± {f'{sd:,.0f}' if 100 <= sd < 1e6 else f'{sd:.2g}'}"
 
 
 def _key(cell: Cell) -> str:
@@ -233,7 +243,7 @@ def _long(
             drawn = value_mark(cell, axis, 200) if cell.values and axis else ""
             shown = Shown(
                 _key(cell) if cell.values else "",
-                tables.measured(cell),
+                measured(cell),
                 drawn,
                 tables.within_floor(cell),
                 [("", cell.lacks)] if cell.lacks else [],

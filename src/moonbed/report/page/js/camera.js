@@ -64,7 +64,7 @@ export function frameOf(centres, spread, weights) {
     variance += (weights[k] / total) * (square + spread[k] ** 2);
     far = Math.max(far, Math.abs(x - mean[0]) + 3 * spread[k], Math.abs(y - mean[1]) + 3 * spread[k]);
   });
-  const reach = Math.min(Math.max(3, (1.08 * far) / Math.sqrt(variance || 1)), 6);
+  const reach = Math.min(Math.max(2.7, (1.08 * far) / Math.sqrt(variance || 1)), 6);
   return { mean, variance: variance || 1, reach };
 }
 

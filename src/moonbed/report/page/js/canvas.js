@@ -3,7 +3,10 @@
  * frame. Drawing is in device pixels; places are u in [-reach, reach]², y upwards.
  */
 
+import { Sheet } from "./raster.js";
+
 const DENSEST = 2; // device pixels a CSS pixel: more costs time and shows nothing
+const TRAIL = 70; // of 255, how much a trail covers
 
 export class Stage {
   /** @param {HTMLElement} figure holds canvas.ground and canvas.sky */
@@ -11,7 +14,7 @@ export class Stage {
     this.figure = figure;
     this.ground = figure.querySelector("canvas.ground");
     this.sky = figure.querySelector("canvas.sky");
-    this.sprites = new Map();
+    this.sheet = null;
     this.drawn = "";
   }
 
@@ -39,22 +42,19 @@ export class Stage {
     this.sky.getContext("2d").clearRect(0, 0, this.sky.width, this.sky.height);
   }
 
-  /** Particles: one small image of a dot, copied n times. */
-  particles(u, reach, colour, opacity = 1) {
-    const context = this.sky.getContext("2d");
+  /** Particles u with their trails, polylines in u; whatever the sky held is gone. */
+  particles(u, tails, reach, colour) {
     const size = this.sky.width;
-    const dot = this.dot(colour, dotRadius(u.length / 2) * this.dense * Math.sqrt(size / this.dense / 440));
-    const half = dot.width / 2;
+    if (!size) return;
+    if (!this.sheet || this.sheet.size !== size) this.sheet = new Sheet(size);
     const factor = size / (2 * reach);
-    context.globalAlpha = opacity;
-    for (let i = 0; i < u.length; i += 2) {
-      const x = (u[i] + reach) * factor;
-      const y = (reach - u[i + 1]) * factor;
-      if (x > -half && x < size + half && y > -half && y < size + half) {
-        context.drawImage(dot, Math.round(x - half), Math.round(y - half));
-      }
+    this.sheet.begin(colour, dotRadius(u.length / 2) * Math.sqrt((size * this.dense) / 440));
+    for (const tail of tails) {
+      const line = tail.map((value, k) => (k % 2 ? reach - value : value + reach) * factor);
+      this.sheet.thread(line, TRAIL);
     }
-    context.globalAlpha = 1;
+    for (let i = 0; i < u.length; i += 2) this.sheet.dot((u[i] + reach) * factor, (reach - u[i + 1]) * factor);
+    this.sky.getContext("2d").putImageData(this.sheet.image, 0, 0);
   }
 
   /** Polylines [x, y, x, y, ...] in one path. */
@@ -92,23 +92,7 @@ export class Stage {
   /** The keyboard's cursor: a cross. */
   cross([x, y], reach, colour) {
     const arm = (9 / this.sky.clientWidth) * 2 * reach;
-    this.lines([[x - arm, y, x + arm, y], [x, y - arm, x, y + arm]], reach, colour, 1.5); // prettier-ignore
-  }
-
-  dot(colour, radius) {
-    const key = `${colour} ${radius}`;
-    if (!this.sprites.has(key)) {
-      if (this.sprites.size > 16) this.sprites.clear();
-      const canvas = document.createElement("canvas");
-      canvas.width = canvas.height = 2 * Math.ceil(radius + 0.5);
-      const context = canvas.getContext("2d");
-      context.fillStyle = colour;
-      context.beginPath();
-      context.arc(canvas.width / 2, canvas.width / 2, radius, 0, 2 * Math.PI);
-      context.fill();
-      this.sprites.set(key, canvas);
-    }
-    return this.sprites.get(key);
+    this.lines([[x - arm, y, x + arm, y], [x, y - arm, x, y + arm]], reach, colour, 1.5); 
   }
 }
 

@@ -41,14 +41,14 @@ export class Controls {
     const { fields, menu } = this;
     const model = menu.model(state.model);
     const runs = alive(model);
-    options(fields.model, menu.models.map((m) => ({ value: m.label, text: modelWords(m) })), state.model); // prettier-ignore
+    options(fields.model, menu.models.map((m) => ({ value: m.label, text: modelWords(m) })), state.model);
     const others = menu.models.filter((other) => other.index !== model.index && alive(other));
     const beside = others.map((other) => ({ value: other.label, text: other.label }));
     options(fields.beside, [{ value: NONE, text: "nothing" }, ...beside], state.beside);
     options(fields.sampler, menu.samplers(model), state.sampler);
     const steps = menu.steps(model, state.sampler).map((value) => ({ value, text: counted(value) }));
     options(fields.steps, steps, state.steps);
-    options(fields.n, COUNTS.map((value) => ({ value, text: counted(value) })), state.n); // prettier-ignore
+    options(fields.n, COUNTS.map((value) => ({ value, text: counted(value) })), state.n);
     if (Number(fields.seed.value) !== state.seed || !fields.seed.value) fields.seed.value = state.seed;
     fields.trails.checked = state.trails;
     this.showScale(state, model);

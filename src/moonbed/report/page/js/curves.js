@@ -31,7 +31,7 @@ export class ErrorChart {
     const key = JSON.stringify([shown.map((m) => m.index), w, curves.map(({ curve }) => Boolean(curve))]);
     if (key !== this.drawn) {
       this.drawn = key;
-      this.draw(shown, curves.filter(({ curve }) => curve)); // prettier-ignore
+      this.draw(shown, curves.filter(({ curve }) => curve));
     }
     const waiting = curves.find(({ asking }) => asking.share !== null);
     if (waiting && !waiting.curve) this.parts.caption.textContent = `Measuring: ${Math.round(100 * waiting.asking.share)} %`;
@@ -144,7 +144,7 @@ export class QualityChart {
     const axes = { x: span, y: decadesAround([...values, ...floor], 4), logX: true, logY: true, xTicks: x };
     const chart = new Chart(svg, { ...axes, xName: "evaluations (NFE)", yName: "" });
     chart.band(span, [floor[0], floor[0]], [floor[1], floor[1]], "floor");
-    chart.line(x, points.map((point) => point.value), "first"); // prettier-ignore
+    chart.line(x, points.map((point) => point.value), "first");
     for (const point of points) chart.point(point.nfe, point.value, point.lo, point.hi, "first");
     svg.toggleAttribute("hidden", false);
     details.hidden = false;

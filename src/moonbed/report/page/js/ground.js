@@ -7,12 +7,15 @@
 /** Shades of one colour: the darker, the denser; `strength` is the opacity of the densest place. */
 export function shade(context, size, values, count, rgb, strength) {
   const high = peak(values);
-  paint(context, size, count, (i) => [...rgb, strength * Math.sqrt(Math.max(values[i], 0) / high)]);
+  const [pixel, full] = [pixelOf(rgb), 255 * strength];
+  paint(context, size, count, (i) => ((full * Math.sqrt(Math.max(values[i], 0) / high)) << 24) | pixel);
 }
 
 /** Two colours: `less` where values are negative, `more` where they are positive, by their size over `high`. */
 export function shadeSigned(context, size, values, count, less, more, high) {
-  paint(context, size, count, (i) => [...(values[i] < 0 ? less : more), Math.min(Math.abs(values[i]) / high, 1) ** 0.75]);
+  const [below, above] = [pixelOf(less), pixelOf(more)];
+  const alpha = (value) => 255 * Math.min(Math.abs(value) / high, 1) ** 0.75;
+  paint(context, size, count, (i) => (alpha(values[i]) << 24) | (values[i] < 0 ? below : above));
 }
 
 /** Lines around the smallest region that holds each of these shares of the mass. */
@@ -71,21 +74,22 @@ function arrow(context, x, y, dx, dy, head) {
   context.lineTo(ex - barb * (dx - 0.6 * dy), ey - barb * (dy + 0.6 * dx));
 }
 
-function paint(context, size, count, colourAt) {
+function paint(context, size, count, pixelAt) {
   const canvas = document.createElement("canvas");
   canvas.width = canvas.height = count;
   const image = new ImageData(count, count);
+  const pixels = new Uint32Array(image.data.buffer);
   for (let j = 0; j < count; j++) {
-    for (let i = 0; i < count; i++) {
-      const [r, g, b, a] = colourAt(j * count + i);
-      image.data.set([r, g, b, 255 * a], 4 * ((count - 1 - j) * count + i));
-    }
+    for (let i = 0; i < count; i++) pixels[(count - 1 - j) * count + i] = pixelAt(j * count + i);
   }
   canvas.getContext("2d").putImageData(image, 0, 0);
-  context.imageSmoothingEnabled = true;
-  context.imageSmoothingQuality = "high";
   const half = size / (count - 1) / 2; // grid points are at the middles of the image's pixels
   context.drawImage(canvas, -half, -half, size + 2 * half, size + 2 * half);
+}
+
+/** A colour as the lower three bytes of a pixel; the fourth is the opacity. */
+function pixelOf([r, g, b]) {
+  return (b << 16) | (g << 8) | r;
 }
 
 function peak(values) {
@@ -110,7 +114,7 @@ function massLevels(values, shares) {
 /** Marching squares: a segment in each cell that the level crosses, two where it crosses twice. */
 function trace(context, size, values, count, level) {
   const step = size / (count - 1);
-  const corner = [[0, 0], [1, 0], [1, 1], [0, 1]]; // prettier-ignore
+  const corner = [[0, 0], [1, 0], [1, 1], [0, 1]];
   for (let j = 0; j < count - 1; j++) {
     for (let i = 0; i < count - 1; i++) {
       const z = corner.map(([a, b]) => values[(j + b) * count + i + a] - level);

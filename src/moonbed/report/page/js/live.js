@@ -15,6 +15,7 @@ import { counted, pictureWords, planWords, readings } from "./words.js";
 
 const COLOURS = ["bg", "ink", "muted", "line", "accent", "target", "generated"];
 const QUIET = 1200; // milliseconds without change before the words for a screen reader change
+const BEAT = 80; // milliseconds between two changes of the numbers while time runs: faster cannot be read
 const STEP = 0.02; // of the run, a press of an arrow key
 const STRIDE = 0.06; // of the picture's half, a press of an arrow key on it
 
@@ -31,12 +32,13 @@ export class Live {
     this.scenery = new Scenery(source);
     this.error = new ErrorChart(this.part("live-error"), source);
     this.quality = new QualityChart(this.part("live-quality"), source);
-    this.player = new Player((share) => this.move(share), (playing) => this.played(playing)); // prettier-ignore
+    this.player = new Player((share) => this.move(share), (playing) => this.played(playing));
     this.controls = new Controls(root, this.menu, (change) => this.change(change));
     this.squares = [];
     this.cursor = null;
     this.colours = {};
     this.touched = false;
+    this.told = 0;
     this.state = settle(fromHash(location.hash), this.menu);
     this.player.share = this.state.t;
     this.listen();
@@ -235,14 +237,16 @@ export class Live {
       this.opening = false;
       this.player.play();
     }
-    for (const square of this.squares) this.drawSquare(square);
+    const told = !this.player.playing || begin - this.told > BEAT;
+    if (told) this.told = begin;
+    for (const square of this.squares) this.drawSquare(square, told);
     const { model, picture } = this.tracks.a;
     if (picture) {
       const models = [model, ...(this.state.beside === "none" ? [] : [this.tracks.b.model])].filter(Boolean);
       const level = alive(model) ? picture.level(this.state.t) : null;
-      this.error.show(models, this.state.w, level, (m) => this.isKnown(m));
+      if (told) this.error.show(models, this.state.w, level, (m) => this.isKnown(m));
     }
-    this.showTime();
+    this.showTime(told);
     this.showProgress();
     this.cost = performance.now() - begin;
   }
@@ -251,24 +255,21 @@ export class Live {
     return this.tracks.a.busy || (this.state.beside !== "none" && this.tracks.b.busy);
   }
 
-  drawSquare({ figure, stage, slot, show }) {
+  drawSquare({ figure, stage, slot, show }, told) {
     const { state, colours } = this;
     const track = this.tracks[slot];
     stage.fit();
     stage.clear();
-    nameSquare(figure, state, track, show);
+    if (told) nameSquare(figure, state, track, show);
     if (!track.picture) return;
     const { model, picture } = track;
     const { reach } = this.source.camera(model);
     const settled = !this.player.playing;
     const look = { view: state.view, show, slot, model, w: state.w, level: picture.level(state.t), colours, settled };
     say(figure.querySelector(".stage-note"), this.scenery.lay(stage, look));
-    if (!show) {
-      if (state.trails) stage.lines(picture.tails(state.t), reach, colours.generated, 0.8, 0.35);
-      stage.particles(picture.at(state.t), reach, colours.generated, 0.85);
-    }
+    if (!show) stage.particles(picture.at(state.t), state.trails ? picture.tails(state.t) : [], reach, colours.generated);
     if (show !== "exact" || model.kind === "exact") this.drawPaths(stage, track, reach);
-    if (this.cursor && this.cursor.square.stage === stage) stage.cross(this.cursor.at.map((v) => v * reach), reach, colours.ink); // prettier-ignore
+    if (this.cursor && this.cursor.square.stage === stage) stage.cross(this.cursor.at.map((v) => v * reach), reach, colours.ink);
   }
 
   drawPaths(stage, track, reach) {
@@ -283,9 +284,10 @@ export class Live {
     }
   }
 
-  showTime() {
+  showTime(told) {
     const time = this.part("live-time");
     if (document.activeElement !== time || Number(time.value) !== this.state.t) time.value = this.state.t;
+    if (!told) return;
     time.setAttribute("aria-valuetext", `${Math.round(100 * this.state.t)} percent of the way from noise to data`);
     clearTimeout(this.telling);
     this.telling = setTimeout(() => {
@@ -298,6 +300,7 @@ export class Live {
     for (const { figure, slot } of this.squares) {
       const track = this.tracks[slot];
       const bar = figure.querySelector(".stage-progress");
+      if (!track.busy && !bar.classList.contains("busy")) continue;
       bar.classList.toggle("busy", track.busy);
       bar.style.transform = `scaleX(${track.busy ? track.share : 0})`;
       figure.setAttribute("aria-busy", track.busy);

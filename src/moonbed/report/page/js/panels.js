@@ -20,7 +20,8 @@ export function arrange(state, menu) {
 
 /** "learned vector field", or the plan for particles. */
 export function squareWords(view, show) {
-  return show ? `${SHOWN[show]} ${view === "field" ? "vector field" : "density"}` : "";
+  if (!show) return "";
+  return view === "field" ? `${SHOWN[show]} vector field, lengths by the root of the speed` : `${SHOWN[show]} density`;
 }
 
 function square(slot, show = null) {

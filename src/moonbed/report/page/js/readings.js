@@ -16,12 +16,12 @@ export function readFrame(live, blob, model) {
     const low = pairs(arrayView(blob, law.low), law.dim);
     const width = pairs(arrayView(blob, law.width), law.dim);
     const centres = low.map(([x, y], k) => [x + width[k][0] / 2, y + width[k][1] / 2]);
-    return frameOf(centres, width.map(([a, b]) => Math.max(a, b) / Math.sqrt(12)), weightsOf(blob, law)); // prettier-ignore
+    return frameOf(centres, width.map(([a, b]) => Math.max(a, b) / Math.sqrt(12)), weightsOf(blob, law));
   }
   const points = readSamples(blob, model);
   if (!points) return { mean: [0, 0], variance: 1, reach: 3.2 };
   const centres = pairs(points, 2);
-  return frameOf(centres, centres.map(() => 0), centres.map(() => 1)); // prettier-ignore
+  return frameOf(centres, centres.map(() => 0), centres.map(() => 1));
 }
 
 /** The recorded samples, interleaved pairs; null if there are none. */

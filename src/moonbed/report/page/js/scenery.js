@@ -5,10 +5,11 @@ import { arrows, channels, outline, quantile, shade, shadeSigned } from "./groun
 import { nearestLevel, readLevels, velocityOfPicture } from "./readings.js";
 import { logRatio } from "./picture.js";
 
-const FINE = 128; // points a side of the exact density
+const FINE = [128, 64]; // points a side of the exact density: near the data, and where noise has smoothed it
+const SMOOTH = -0.35; // log10 of the ratio between them
 const ARROWS = 19;
 const ERRORS = 57; // 3 (ARROWS) : every third point of the grid has an arrow
-const DENSE = 48; // of the model's density, which costs an integral a point
+const DENSE = 80; // of the model's density, which costs an integral a point
 const QUANTUM = 0.08; // decades of noise ratio between two pictures of the exact density
 const RATIOS = [-1.7, 1.7]; // below, the law itself; above, the noise itself
 const MASS = [0.5, 0.9];
@@ -57,17 +58,18 @@ export class Scenery {
     return Boolean(law) && law.kind !== "none" && law.dim === 2;
   }
 
-  /** The law's density over the square at a noise ratio, its peak about 1: {key, values}; the latest while it is asked for. */
+  /** The law's density over the square at a noise ratio, its peak about 1: {key, values, count}; the latest while it is asked for. */
   lawAt(slot, model, ratio) {
     const step = Math.round(Math.min(Math.max(ratio, RATIOS[0]), RATIOS[1]) / QUANTUM);
     const noise = 10 ** (step * QUANTUM);
     const alpha = 1 / Math.hypot(1, noise);
-    const grid = this.source.camera(model).grid(FINE, alpha, noise * alpha);
+    const count = FINE[step * QUANTUM > SMOOTH ? 1 : 0];
+    const grid = this.source.camera(model).grid(count, alpha, noise * alpha);
     const key = `${model.law} ${step}`;
     const asking = this.asking("law", slot);
     const found = asking.get(key, { law: model.law, alpha, sigma: noise * alpha, points: pointsOf(grid) });
     const shown = found || asking.latest;
-    return shown && { key: found ? key : "stale", values: densities(shown) };
+    return shown && { key: found ? key : "stale", values: densities(shown), count: Math.sqrt(shown.length) };
   }
 
   /** The field at the level nearest to a noise ratio, in the picture's units: {level, count, learned, exact, difference, error}. */
@@ -128,8 +130,8 @@ export class Scenery {
     const law = this.known(model) && this.lawAt(slot, model, ratio);
     if (!law || law.key === "stale") return "";
     stage.lay(`law ${law.key} ${strength} ${colours.target}`, (context, size, dense) => {
-      shade(context, size, law.values, FINE, channels(colours.target), strength);
-      if (strength > 0.5) outline(context, size, law.values, FINE, MASS, colours.target, 1.1 * dense);
+      shade(context, size, law.values, law.count, channels(colours.target), strength);
+      if (strength > 0.5) outline(context, size, law.values, law.count, MASS, colours.target, 1.1 * dense);
     });
     return "";
   }
@@ -140,13 +142,13 @@ export class Scenery {
     if (!field) return this.asking("field", slot).error;
     const shown = field[show] || field.learned;
     const { reach } = this.source.camera(model);
-    const sparse = everyThird(shown, ERRORS);
-    const long = quantile(lengths(everyThird((show !== "difference" && field.exact) || shown, ERRORS)), 0.9) || 1;
-    const unit = (1.7 * reach) / ARROWS / long;
+        const long = quantile(lengths(everyThird((show !== "difference" && field.exact) || shown, ERRORS)), 0.9) || 1;
+    const unit = (1.8 * reach) / ARROWS;
+    const sparse = rooted(everyThird(shown, ERRORS), long);
     const colour = show === "exact" ? colours.target : colours.generated;
     stage.lay(`field ${model.index} ${w} ${show} ${field.level} ${law && law.key} ${colour}`, (context, size, dense) => {
       if (show === "difference" && field.error) layErrors(context, size, field.error, law, colours, dense);
-      else if (law) shade(context, size, law.values, FINE, channels(colours.target), 0.22);
+      else if (law) shade(context, size, law.values, law.count, channels(colours.target), 0.22);
       arrows(context, size, sparse, ARROWS, reach, unit, colour, 1.15 * dense);
     });
     if (show !== "difference" || !field.exact) return "";
@@ -183,7 +185,7 @@ function layErrors(context, size, error, law, colours, dense) {
   const high = quantile(error, 0.98) || 1;
   const rgb = channels(colours.ink);
   shadeSigned(context, size, error, ERRORS, rgb, rgb, 2.2 * high);
-  if (law) outline(context, size, law.values, FINE, MASS, colours.target, 1.1 * dense);
+  if (law) outline(context, size, law.values, law.count, MASS, colours.target, 1.1 * dense);
 }
 
 function pointsOf({ x0, x1, y0, y1, nx, ny }) {
@@ -212,6 +214,14 @@ function everyThird(vectors, count) {
     for (let i = 1; i < count; i += 3) out.push(vectors[2 * (j * count + i)], vectors[2 * (j * count + i) + 1]);
   }
   return out;
+}
+
+/** Vectors whose length is the root of what it was over `long`, so that slow places are seen beside fast ones. */
+function rooted(vectors, long) {
+  return vectors.map((value, at) => {
+    const length = Math.hypot(vectors[at - (at % 2)], vectors[at - (at % 2) + 1]);
+    return length ? value / Math.sqrt(length * long) : 0;
+  });
 }
 
 function lengths(vectors) {

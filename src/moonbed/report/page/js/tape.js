@@ -11,7 +11,7 @@ function registerFloats([rows, columns]) {
   return rows === 1 ? (columns + 3) & ~3 : TILE * columns;
 }
 
-/** How an operand steps where the result has `rows` rows: [floats a column, 1 for a number a row or 0 for one for all]. */
+/** How an operand steps where the result has `rows` rows: [floats a column, 1 or 0: a number a row or one for all]. */
 function strides([ownRows, columns], rows) {
   if (rows === 1) return [0, columns > 1 ? 1 : 0]; // one column of all numbers
   return [columns === 1 ? 0 : ownRows, ownRows > 1 ? 1 : 0];

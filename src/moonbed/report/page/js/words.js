@@ -35,9 +35,8 @@ export function readings(state, track) {
   return [
     ["t", number(t)],
     ["noise σ/α", number(sigma / alpha)],
-    ["step", `${Math.round(state.t * (track.picture.points.length - 1))} of ${track.picture.points.length - 1}`],
-    ["evaluations", counted(track.plan.nfe)],
-    ["outside the picture", `${counted(outside)} of ${counted(track.picture.n)}`],
+    ["evaluations", `${counted(state.t * track.plan.nfe)} of ${counted(track.plan.nfe)}`],
+    ["outside", `${counted(outside)} of ${counted(track.picture.n)}`],
   ];
 }
 
