@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 from browser import watched
-from small import METRICS, files, tiny
+from small import METRICS, RUN, tiny
 
 from moonbed.component import SpecError
 from moonbed.experiments import PRESETS, Store, run
@@ -41,7 +41,10 @@ HOSTILE = "<script>alert(1)</script>'\"&"
 def digests(root: Path) -> dict[str, tuple[str, int]]:
     """All that is below a folder, byte for byte, with times."""
     return {
-        str(p.relative_to(root)): (hashlib.sha256(p.read_bytes()).hexdigest() if p.is_file() else "", p.stat().st_mtime_ns)
+        str(p.relative_to(root)): (
+            hashlib.sha256(p.read_bytes()).hexdigest() if p.is_file() else "",
+            p.stat().st_mtime_ns,
+        )
         for p in sorted(root.rglob("*"))
     }
 
@@ -351,21 +354,62 @@ def test_an_empty_store_and_one_that_appears(tmp_path):
     assert index.folder("..") is None
 
 
-# The command, and a training under way
+# A training under way, and the command
 
-TRAIN = """
-import importlib, sys
-from moonbed.cli import main
-if __name__ == "__main__":
-    importlib.import_module("moonbed.experiments.run").CHECKPOINT_SECONDS = 0.05
-    main(sys.argv[1:])
-"""
+
+def wait_for(condition, seconds: float = 120.0):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.02)
+    pytest.fail("waited too long")
+
+
+def test_a_training_is_seen_while_it_runs(tmp_path, monkeypatch):
+    """Every block of it: step, loss and curve, the model of its checkpoint, then its samples, and that it is done."""
+    from moonbed.experiments.train import train as real
+
+    reached, go_on = threading.Event(), threading.Semaphore(0)
+
+    def slowly(training, state, ahead):
+        for found in real(training, state, ahead):
+            yield found  # the block is saved here
+            reached.set()
+            assert go_on.acquire(timeout=60)
+
+    monkeypatch.setattr(RUN, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("moonbed.experiments.together.train", slowly)
+    experiment = tiny(training__steps=400, training__seed=11, n=40)
+    store, key = Store(tmp_path), experiment.training.id
+    thread = threading.Thread(target=lambda: run(experiment, metrics=METRICS, store=store, device="cpu"))
+    with serving(tmp_path) as port:
+        thread.start()
+        try:
+            for step in (100, 200, 300):
+                assert reached.wait(60)
+                reached.clear()
+                one = wait_for(lambda step=step: (r := by_id(port).get(key)) and r["step"] == step and r, 10)
+                assert (one["status"], one["steps"], len(one["spark"])) == ("training", 400, step // 100)
+                assert one["loss"] == one["spark"][-1] > 0
+                assert one["experiments"] == []
+                full = api(port, f"runs/{key}")
+                assert full["log"][-1] == [step, one["loss"]]
+                live = api(port, f"runs/{key}/live")
+                assert (live["step"], live["document"]["models"][0]["kind"]) == (step, "learned")
+                go_on.release()
+        finally:
+            go_on.release(10)
+            thread.join(60)
+        done = wait_for(lambda: (r := by_id(port)[key])["status"] == "done" and r, 10)
+        assert (done["step"], [e["status"] for e in done["experiments"]]) == (400, ["done"])
+        assert api(port, f"runs/{key}/live")["step"] == 400
 
 
 @contextmanager
-def command(*words: str, code: str = "from moonbed.cli import main; main()"):
+def command(*words: str):
     process = subprocess.Popen(
-        [sys.executable, "-c", code, *words],
+        [sys.executable, "-m", "moonbed", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -379,39 +423,28 @@ def command(*words: str, code: str = "from moonbed.cli import main; main()"):
         process.communicate()
 
 
-def wait_for(condition, seconds: float = 60.0):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if value := condition():
-            return value
-        time.sleep(0.05)
-    pytest.fail("waited too long")
-
-
-def test_a_training_is_seen_while_it_runs(tmp_path):
-    """The command over a store where another trains: steps and losses grow, then the run is interrupted."""
+@pytest.mark.slow
+def test_two_commands_one_trains_and_one_looks(tmp_path):
+    """Steps and losses grow; a training that is killed is interrupted; Ctrl-C ends the server without a word."""
     store = tmp_path / "runs"
-    words = ["run", "ddpm", "training.steps=1000000", "training.batch=64", "training.points=1000", "--quiet"]
+    words = ["run", "ddpm", "training.steps=19900", "training.batch=1024", "--quiet", "--jobs", "1", "--device", "cpu"]
     with command("serve", "--port", "0", "--store", str(store)) as server:
         first = server.stdout.readline()
         port = int(re.fullmatch(rf"serving {store} on http://127\.0\.0\.1:(\d+)\n", first)[1])
         assert api(port, "runs")["runs"] == []
-        with command(*words, "--store", str(store), "--device", "cpu", code=TRAIN) as training:
-            (one,) = wait_for(lambda: [r for r in api(port, "runs")["runs"] if r["step"]])
-            assert (one["status"], one["steps"]) == ("training", 1_000_000)
+        with command(*words, "--store", str(store)) as training:
+            one = wait_for(lambda: next((r for r in api(port, "runs")["runs"] if r["step"]), None))
+            more = wait_for(lambda: next((r for r in api(port, "runs")["runs"] if r["step"] > one["step"]), None))
+            assert (one["status"], one["steps"]) == (more["status"], more["steps"]) == ("training", 19_900)
             assert one["loss"] > 0
-            more = wait_for(lambda: [r for r in api(port, "runs")["runs"] if r["step"] > one["step"]])[0]
-            assert more["status"] == "training"
-            full = api(port, f"runs/{one['id']}")
-            assert len(full["log"]) >= more["step"] // 100
-            assert full["status"] == "training"
-            training.send_signal(signal.SIGKILL)
+            assert len(api(port, f"runs/{one['id']}")["log"]) >= more["step"] // 100
+            training.kill()
             training.wait(20)
         wait_for(lambda: api(port, "runs")["runs"][0]["status"] == "interrupted")
         server.send_signal(signal.SIGINT)
         out, err = server.communicate(timeout=20)
     assert (server.returncode, out) == (0, "")
-    assert err in ("", "moonbed: ended\n")
+    assert err == "moonbed: ended\n"
 
 
 def test_a_port_that_is_taken_and_addresses_that_are_none(moonbed, port, tmp_path):

@@ -85,7 +85,9 @@ class Document:
         if experiment.exact:
             return self.add_exact(name, row, experiment, samples)
         try:
-            weights = [trained(store, t, experiment.sigma_rel if t == experiment.training else None) for t in experiment.needs]
+            weights = [
+                trained(store, t, experiment.sigma_rel if t == experiment.training else None) for t in experiment.needs
+            ]
         except StoreError as error:
             return self._add(name, row, experiment, samples, reason=str(error))
         missing = next((t for t, w in zip(experiment.needs, weights, strict=True) if w is None), None)
@@ -188,7 +190,9 @@ class Document:
     # Parts
 
     def _network(self, training: Training, weights: Weights) -> str:
-        key = _digest(training.network.spec(), training.target.dim, [(k, v.numpy().tobytes()) for k, v in sorted(weights.items())])
+        key = _digest(
+            training.network.spec(), training.target.dim, [(k, v.numpy().tobytes()) for k, v in sorted(weights.items())]
+        )
         if key not in self._networks:
             module = training.build()
             module.load_state_dict(weights)
@@ -306,7 +310,9 @@ def _what(experiment: Experiment) -> tuple[Any, ...]:
         if training is None:
             return None
         objective = training.objective
-        how = type(objective).denoiser.__qualname__ if type(objective).__module__.startswith("moonbed.") else objective.id
+        how = (
+            type(objective).denoiser.__qualname__ if type(objective).__module__.startswith("moonbed.") else objective.id
+        )
         return how, training.schedule, training.prediction, training.classes, training.gaussian, objective.posterior
 
     guidance = experiment.guidance and experiment.guidance.replace(scale=2.0)

@@ -229,8 +229,8 @@ def thinned(points: list[tuple[int, float]], most: int) -> list[tuple[int, float
 
 def _damaged(name: str, error: Exception, stamp: tuple[Any, ...]) -> dict[str, Any]:
     message = str(error) if isinstance(error, StoreError) else f"cannot be read ({type(error).__name__}: {error})"
-    blank = {"name": "", "differs": [], "seed": None, "steps": 0, "step": 0, "loss": None, "spark": []}
-    more = {"seconds": 0.0, "parameters": None, "device": "", "experiments": []}
+    blank: dict[str, Any] = {"name": "", "differs": [], "seed": None, "steps": 0, "step": 0, "loss": None, "spark": []}
+    more: dict[str, Any] = {"seconds": 0.0, "parameters": None, "device": "", "experiments": []}
     when = {"started": stamp[1][1] / 1e9, "updated": max(stamp[1]) / 1e9}
     key = name.encode("utf-8", "replace").decode()  # a name in no encoding is shown with question marks
     return {"id": key, "status": "damaged", "message": message, **blank, **more, **when}

@@ -40,7 +40,15 @@ COUNT = 1_000
 """Samples that the server draws where the browser cannot."""
 MANY = 64
 """Steps up to which an experiment's own sampler is offered."""
-QUICK = (DDIM(steps=32), DDIM(steps=8), Heun(steps=16), Jump(steps=4), Jump(steps=1), Renoise(steps=4), Renoise(steps=1))
+QUICK = (
+    DDIM(steps=32),
+    DDIM(steps=8),
+    Heun(steps=16),
+    Jump(steps=4),
+    Jump(steps=1),
+    Renoise(steps=4),
+    Renoise(steps=1),
+)
 """What else is offered, where it is right for the model."""
 
 
@@ -97,7 +105,9 @@ class Models:
 
             def make() -> str:
                 names = [name_of(e) for e in experiments]
-                names = [n if names.count(n) == 1 else f"{n}, {e.id[:8]}" for n, e in zip(names, experiments, strict=True)]
+                names = [
+                    n if names.count(n) == 1 else f"{n}, {e.id[:8]}" for n, e in zip(names, experiments, strict=True)
+                ]
                 groups = {name: [e] for name, e in zip(names, experiments, strict=True)}
                 table = stored_rows(groups, questions(self.store, experiments), self.store)
                 return html_of(table, self.store, title=names[0] if len(names) == 1 else f"Run {folder.path.name}")
