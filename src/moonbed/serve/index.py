@@ -115,7 +115,7 @@ def patiently(read: Callable[[], Any], tries: int = 3) -> Any:
 def _experiments(path: str) -> tuple[str, ...]:
     try:
         with os.scandir(path) as entries:
-            return tuple(sorted(e.name for e in entries if e.is_dir() and os.path.exists(f"{e.path}/experiment.json")))
+            return tuple(sorted(e.name for e in entries if e.is_dir() and _when(f"{e.path}/experiment.json")))
     except OSError:
         return ()
 
@@ -130,7 +130,7 @@ def _stamp(path: str, inner: Sequence[str], held: bool | None) -> tuple[Any, ...
 
 def _when(path: str) -> int:
     try:
-        return os.stat(path).st_mtime_ns
+        return os.stat(path).st_mtime_ns  # noqa: PTH116 (thousands a second)
     except OSError:
         return 0
 

@@ -13,7 +13,6 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from moonbed._lazy import lazy_import
-from moonbed.component import SpecError
 from moonbed.diffusion.density import Draw
 from moonbed.diffusion.samplers import DDIM, Heun, Jump, Renoise
 from moonbed.experiments.evaluate import Weights, denoiser_of, generate

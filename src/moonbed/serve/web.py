@@ -153,7 +153,7 @@ class _Site:
         return self._made(request, lambda folder: HTMLResponse(self.models.report(folder), headers=headers))
 
     def _made(self, request: Request, make: Callable[[Folder], Response]) -> Response:
-        """What is made of a run's files, or why it cannot be: an answer like others, since a run may have no model yet."""
+        """What is made of a run's files, or why it cannot be: no failure, since a run may have no model yet."""
         folder = self.index.folder(request.path_params["key"])
         if folder is None:
             return self.missing(request)
