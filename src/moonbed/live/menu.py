@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-from moonbed.component import SpecError
+from moonbed.component import Component, SpecError
 from moonbed.diffusion import Denoiser, Sampler
 from moonbed.diffusion.diffusers_bridge import Diffusers
 from moonbed.diffusion.samplers import DDIM, DDPM, DPMSolver2M, Heun, Jump, Renoise
@@ -47,14 +47,23 @@ def name_of(sampler: Sampler) -> str:
     if isinstance(sampler, Diffusers):
         options = [f"{k}={v}" for k, v in sampler.options.items()]
         return f"{sampler.scheduler}({', '.join(options)})" if options else sampler.scheduler
-    plain = type(sampler)()
+    return short(sampler, "steps")
+
+
+def short(component: Component, *without: str) -> str:
+    """A component with the fields that are not as they are by default: `DPMSolver2M(eta=1)`."""
+    plain = type(component)()
     changed = []
-    for field in dataclasses.fields(sampler):
-        value = getattr(sampler, field.name)
-        if field.name != "steps" and value != getattr(plain, field.name):
-            changed.append(f"{field.name}={value:g}" if isinstance(value, float) else f"{field.name}={value}")
-    name = type(sampler).__name__
-    return " ".join(f"{name}({', '.join(changed)})".split()) if changed else name
+    for field in dataclasses.fields(component):
+        value = getattr(component, field.name)
+        if field.name in without or value == getattr(plain, field.name):
+            continue
+        told = (
+            short(value) if isinstance(value, Component) else f"{value:g}" if isinstance(value, float) else f"{value}"
+        )
+        changed.append(f"{field.name}={told}")
+    name = type(component).__name__
+    return f"{name}({', '.join(changed)})" if changed else name
 
 
 def text_of(sampler: Sampler) -> str:

@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from moonbed._lazy import lazy_import
@@ -24,7 +25,7 @@ from moonbed.experiments.run import trained
 from moonbed.experiments.spec import Experiment, Training
 from moonbed.experiments.store import Store, StoreError
 from moonbed.live import laws, plan, recording, tape
-from moonbed.live.menu import menu, name_of, text_of
+from moonbed.live.menu import STEPS, menu, name_of, short, text_of
 from moonbed.live.pack import Blob
 from moonbed.live.plan import Plan
 from moonbed.live.recording import Functions, Make
@@ -68,6 +69,10 @@ class Document:
 
     def data(self) -> dict[str, Any]:
         """The document."""
+        exact = [self._models[k] for k in self._exact.values() if self._models[k]["row"] is None]
+        if len(exact) > 1:  # then they are told apart by their schedules
+            for model, (_, schedule, *_) in zip(exact, (k for k in self._exact if k[-1] is None), strict=True):
+                model["name"] = f"exact, {short(schedule)}"
         return {
             "version": 1,
             "networks": self._networks,
@@ -135,7 +140,7 @@ class Document:
         target, label = experiment.training.target, experiment.label
         known = [target] if label is None else [target, target.given(label)]
         functions = [self._law(law) for law in known]
-        key = (*functions, experiment.schedule or experiment.training.schedule, experiment.guidance, row)
+        key = (tuple(functions), experiment.schedule or experiment.training.schedule, experiment.guidance, row)
         try:
             problem = next((self._laws[f]["reason"] for f in functions if self._laws[f]["kind"] == "none"), "")
             if problem:
@@ -206,6 +211,7 @@ class Document:
             self._laws[key] = laws.describe(target, self.blob.add)
         return key
 
+<<<<<<< HEAD
     def _sampled(
         self,
         experiment: Experiment,
@@ -214,6 +220,9 @@ class Document:
         make: Callable[[float | None], Make] | Any,
         plain: bool = False,
     ) -> dict[str, Any]:
+=======
+    def _sampled(self, experiment: Experiment, samplers: Any, kind: str, make: Make) -> dict[str, Any]:
+>>>>>>> 86d3257f7f9c086b93ef7b6e0afe016f88c03b25
         guidance = experiment.guidance
         weight = None
         if guidance is not None:
@@ -227,7 +236,11 @@ class Document:
         own: Untraceable | None = None
         for k, sampler in enumerate(samplers):
             try:
-                found = self._once((*key, sampler), lambda s=sampler: recording.record(s, make, weight))
+                hold = k == 0 or sampler.steps == STEPS[-1]
+                found = self._once(
+                    (*key, sampler),
+                    partial(recording.record, sampler, make, weight, hold, experiment.guide is not None),
+                )
                 plans.append(self._plan(sampler, found))
             except Untraceable as error:
                 own = error if k == 0 else own
@@ -292,7 +305,7 @@ def _learned(experiment: Experiment) -> Make:
 
     def make(functions: Functions) -> Any:
         plain = experiment.training.denoiser(functions.network(0))
-        worse = experiment.guide and experiment.guide.denoiser(functions.network(1))
+        worse = None if experiment.guide is None else experiment.guide.denoiser(functions.network(1))
         return assembled(experiment, plain, worse)
 
     return make

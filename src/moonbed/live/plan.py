@@ -9,6 +9,7 @@ line for each vector; schedules, predictions, guidance, labels and jumps become 
     NETWORK   v_i = F_f(sum_j c_j v_j and the columns, c_noise)
     LAW       v_i = E_f[x_0 | alpha x_0 + sigma eps = sum_j c_j v_j]
     STATE     v_i = sum_j c_j v_j, what the sampler yields; the first one is where it starts
+    SUM       v_i = sum_j c_j v_j, nothing but that
 
 `code` has, for each line, its kind, f, the number of its terms and of its columns, and how far back each term lies;
 `numbers` the coefficients, then the columns and c_noise, or alpha and sigma. `states` has t, alpha and sigma of each
@@ -30,9 +31,9 @@ if TYPE_CHECKING:
 else:
     np = lazy_import("numpy")
 
-__all__ = ["LAW", "NETWORK", "NOISE", "START", "STATE", "Line", "Plan", "lines", "written"]
+__all__ = ["LAW", "NETWORK", "NOISE", "START", "STATE", "SUM", "Line", "Plan", "lines", "written"]
 
-START, NOISE, NETWORK, LAW, STATE = range(5)
+START, NOISE, NETWORK, LAW, STATE, SUM = range(6)
 
 
 @dataclass(frozen=True)

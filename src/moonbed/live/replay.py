@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from moonbed._lazy import lazy_import
-from moonbed.live.plan import LAW, NETWORK, NOISE, START, Plan, lines
+from moonbed.live.plan import LAW, NETWORK, NOISE, START, STATE, Plan, lines
 from moonbed.live.tape import Tape
 
 if TYPE_CHECKING:
@@ -84,6 +84,8 @@ def _apply(op: str, inputs: Sequence[Any], attributes: Mapping[str, Any], shape:
         return UNARY[op](x)
     if op in BINARY:
         return BINARY[op](x, inputs[1])
+    if op == "where":
+        return np.where(x != 0, inputs[1], inputs[2])
     if op == "linear":
         return x @ inputs[1].T if inputs[2] is None else x @ inputs[1].T + inputs[2]
     if op == "leaky_relu":
@@ -144,6 +146,6 @@ def run_plan(
             x = functions[f](x, rest[:-1], rest[-1])
         elif kind == LAW:
             x = functions[f](x, *rest)
-        else:
+        elif kind == STATE:
             yield x
         vectors.append(x)

@@ -1,16 +1,17 @@
 """Rules for ATen operations that are neither affine nor one operation of a tape.
 
-Conditions are numbers, 1 where they hold and 0 elsewhere: `where(c, a, b)` is b + c (a - b).
+Conditions are numbers, 1 where they hold and 0 elsewhere.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from moonbed._lazy import lazy_import
-from moonbed.live.lowering import Lowering, Value
+from moonbed.live.aten import Value
+from moonbed.live.lowering import Lowering
 from moonbed.live.tape import Untraceable
 
 if TYPE_CHECKING:
@@ -97,13 +98,29 @@ def _equal(to: Lowering, a: Any, b: Any) -> Any:
     return to.binary("mul", _not(to, _above(to, a, b)), _not(to, _above(to, b, a)))
 
 
-def _number(value: Any) -> Any:
-    return value.double() if isinstance(value, torch.Tensor) else value
-
-
 def _where(to: Lowering, condition: Any, a: Any, b: Any) -> Any:
-    apart = to.binary("sub", a, b) if isinstance(a, Value) or isinstance(b, Value) else _number(a) - _number(b)
-    return to.binary("add", b, to.binary("mul", _number(condition), apart))
+    return to.combined("where", condition, a, b)
+
+
+def _trilinear(to: Lowering, a: Any, b: Any, c: Any, *rest: Any) -> Any:
+    """The product of three, each with new axes, summed over some."""
+    *expand, over = rest[:4]
+    parts = []
+    for x, dims in zip((a, b, c), expand, strict=True):
+
+        def widen(t: Any, dims: Sequence[int] = dims) -> Any:
+            for d in dims:
+                t = t.unsqueeze(d)
+            return t
+
+        parts.append(to.affine(widen, [x]) if isinstance(x, Value) else widen(x))
+    product = to.binary("mul", to.binary("mul", parts[0], parts[1]), parts[2])
+    return to.affine(lambda t: t.sum(over), [product])
+
+
+def _copy(to: Lowering, into: Any, x: Any, *rest: Any) -> Any:
+    shape = tuple(into.shape)
+    return to.affine(lambda t: t.expand(shape), [x]) if isinstance(x, Value) else x.expand(shape)
 
 
 def _layer_norm(to: Lowering, x: Value, shape: list[int], weight: Any, bias: Any, eps: float) -> tuple[Any, Any, Any]:
@@ -127,7 +144,9 @@ def _var(to: Lowering, x: Value, dim: Any = None, *, correction: Any = 1, keepdi
     return _var_mean(to, x, dim, correction=correction, keepdim=keepdim)[0]
 
 
-def _var_mean(to: Lowering, x: Value, dim: Any = None, *, correction: Any = 1, keepdim: bool = False) -> tuple[Any, Any]:
+def _var_mean(
+    to: Lowering, x: Value, dim: Any = None, *, correction: Any = 1, keepdim: bool = False
+) -> tuple[Any, Any]:
     dims = [*range(len(x.shape))] if dim is None else [dim] if isinstance(dim, int) else list(dim)
     count = math.prod(x.shape[d] for d in dims)
     mean = to.affine(lambda t: t.mean(dims, keepdim=True), [x])
@@ -171,7 +190,6 @@ def _sign(to: Lowering, x: Value) -> Any:
     return to.binary("sub", to.unary("step", x), to.unary("step", to.unary("neg", x)))
 
 
-
 def _rsub(to: Lowering, x: Any, other: Any, alpha: float = 1) -> Any:
     return to.binary("sub", other, x if alpha == 1 else to.binary("mul", x, alpha))
 
@@ -210,6 +228,8 @@ RULES: Mapping[str, Callable[..., Any]] = {
     "where": _where,
     "masked_fill": lambda to, x, mask, value: _where(to, mask, value, x),
     "native_layer_norm": _layer_norm,
+    "copy": _copy,
+    "_trilinear": _trilinear,
     "var": _var,
     "var_mean": _var_mean,
     "amax": _extreme("maximum"),

@@ -173,7 +173,7 @@ def trace(module: nn.Module, columns: int) -> Tape:
 def _graph(module: nn.Module, columns: int) -> torch.fx.GraphModule:
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    from moonbed.live.lowering import decompositions
+    from moonbed.live.aten import decompositions
 
     x = Rng(0).stream("tape", "x").normal((BATCH, columns))
     c_noise = torch.tensor([0.4])
