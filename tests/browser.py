@@ -7,6 +7,7 @@ tests run loops of their own.
 
 from __future__ import annotations
 
+import base64
 import os
 import shutil
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from moonbed.report.page.bundle import ENGINE_FILES, bundle, kernel
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -70,3 +73,10 @@ def watched(browser: Browser, allowed: tuple[str, ...] = (), **context: Any) -> 
         page.on("websocket", lambda w: request(w.url))
         yield page
     assert not troubles, "\n".join(troubles)
+
+
+def engine_in(page: Page, given: dict[str, Any] | None = None) -> None:
+    """The engine's script in a page, and as `given` what a test has for it, with the kernel's bytes as `given.wasm`."""
+    page.add_script_tag(content=bundle(ENGINE_FILES))
+    wasm = base64.b64encode(kernel()).decode()
+    page.evaluate("([given, wasm]) => { window.given = { ...given, wasm: bytesOfBase64(wasm) }; }", [given or {}, wasm])

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import scipy.special
 import torch
+from browser import engine_in
 
 from moonbed.report.page import bundle as pages
 from moonbed.report.page.bundle import ENGINE_FILES, bundle
@@ -81,20 +82,11 @@ GIVEN = {
 }
 
 
-def load(page, given=None) -> None:
-    """The engine in an empty page, with `given` and the kernel's bytes."""
-    page.add_script_tag(content=bundle(ENGINE_FILES))
-    for name in ("harness.js", "document.js"):
-        page.add_script_tag(content=(HERE / name).read_text("utf-8"))
-    page.evaluate(
-        "([given, wasm]) => { window.given = { ...given, wasm: bytesOfBase64(wasm) }; }",
-        [given or {}, text(pages.kernel())],
-    )
-
-
 @pytest.mark.parametrize("name", sorted(path.name for path in HERE.glob("*.test.js")))
 def test_module(name, page):
-    load(page, GIVEN.get(name, dict)())
+    engine_in(page, GIVEN.get(name, dict)())
+    for common in ("harness.js", "document.js"):
+        page.add_script_tag(content=(HERE / common).read_text("utf-8"))
     page.add_script_tag(content=f"(() => {{ {(HERE / name).read_text('utf-8')} }})()")
     results = page.evaluate("runTests()")
     assert results

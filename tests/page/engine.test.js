@@ -29,6 +29,7 @@ for (const [kind, wasm] of Object.entries({ vectors: given.wasm, plain: null }))
     const last = (seed) => [...open().sample({ model: 0, plan: "toy1", n: 100, seed })].at(-1).x;
     assertEqual(last(3), last(3));
     assert(last(3)[0] !== last(4)[0]);
+    assertEqual(open().path({ model: 0, plan: "toy1", x: [1, 2] })[0].x, [1, 2]);
     const path = open().path({ model: 0, plan: "toy4", x: Float64Array.of(1, 2) });
     assertEqual(path.map((state) => state.x.length), [2, 2, 2, 2, 2]);
   });

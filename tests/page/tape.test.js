@@ -127,6 +127,16 @@ for (const [kind, make] of Object.entries(KERNELS)) {
     assertClose(writer.run(make(), sum, points, N), [...points].flatMap((p) => [p + 1, p + 2, p + 3]), 1e-6);
   });
 
+  test(`where chooses between registers of all shapes, ${kind}`, () => {
+    const writer = new TapeWriter(2);
+    const body = (op, shape, ...inputs) => writer.put("body", op, shape, inputs);
+    const mask = body("step", [TILE, 2], writer.tape.x);
+    const out = body("where", [TILE, 2], mask, writer.constant([3, 4], 1, 2), body("sum", [TILE, 1], writer.tape.x));
+    const points = new Random(5).normal(2 * N).map(Math.fround);
+    const expected = points.map((v, i) => (v > 0 ? 3 + (i % 2) : points[i & ~1] + points[i | 1]));
+    assertClose(writer.run(make(), out, points, N), expected, 1e-6);
+  });
+
   test(`a network that does not look at x, ${kind}`, () => {
     const writer = new TapeWriter(2);
     const zero = writer.constant([0, 5], 1, 2);

@@ -159,8 +159,9 @@ export class Engine {
     return last;
   }
 
-  /** All states of the particle that starts at x. */
+  /** All states of the particle whose first state is x. */
   path({ model, plan, w, x, seed = 0 }) {
-    return [...this.sample({ model, plan, w, x, seed })];
+    const scale = this.plan(plan).firstScale;
+    return [...this.sample({ model, plan, w, x: x.map((value) => value / scale), seed })];
   }
 }

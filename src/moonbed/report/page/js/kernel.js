@@ -91,6 +91,16 @@ class BaseKernel {
     }
   }
 
+  /** out = p where c is not 0, else q; columns and steps as those of `binary`. */
+  where(out, c, cStep, cWide, p, pStep, pWide, q, qStep, qWide, n, columns) {
+    const x = this.floats;
+    for (let j = 0; j < columns; j++) {
+      const [o, f] = [(out >> 2) + j * n, (c >> 2) + j * cStep];
+      const [a, b] = [(p >> 2) + j * pStep, (q >> 2) + j * qStep];
+      for (let i = 0; i < n; i++) x[o + i] = x[f + i * cWide] !== 0 ? x[a + i * pWide] : x[b + i * qWide];
+    }
+  }
+
   /** Sum of `columns` numbers, `stride` floats apart, for each of `rows` points, times `scale`. */
   sum(out, a, rows, stride, columns, scale) {
     const x = this.floats;

@@ -135,7 +135,7 @@ export class BoxesLaw {
     this.share = new Float64Array(this.size * this.dim);
   }
 
-  /** Of point i: log w_k p(x | k) into `joint`, E[(x_0 - low)/width | x, k] into `share`; gives the greatest `joint`. */
+  /** Of point i: log w_k p(x | k) into `joint`, E[(x_0 - low)/width | x, k] into `share`; gives the greatest joint. */
   weigh(x, i, alpha, sigma) {
     const { dim, low, width, joint, share } = this;
     let most = -Infinity;

@@ -41,6 +41,12 @@ export class Plan {
     return new Plan(view(plan.code), view(plan.numbers), view(plan.slope), view(plan.states));
   }
 
+  /** The first state over the start noise. */
+  get firstScale() {
+    const first = this.lines.find(({ kind }) => kind === STATE);
+    return first.uses.length === 1 && first.uses[0] === 0 ? this.numbers[first.number] : 1;
+  }
+
   /** Its numbers at guidance scale w: recorded at 2 and 3, linear in between and beyond. */
   at(w) {
     const { numbers, slope } = this;

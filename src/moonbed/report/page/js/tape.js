@@ -110,6 +110,8 @@ export class Program {
     const at = inputs.map((r) => (r < 0 ? 0 : this.address[r]));
     const shape = inputs.map((r) => (r < 0 ? null : this.shapes[r]));
     const size = registerFloats(this.shapes[out]);
+    const [n, count] = rows === 1 ? [size, 1] : [TILE, columns];
+    const operands = () => shape.map((own, i) => [at[i], ...strides(own, rows)]);
     if (op === "linear") {
       const weights = this.weights.get(inputs[1]);
       if (weights === undefined) throw new Error("the weights of a linear layer should be constants");
@@ -118,13 +120,15 @@ export class Program {
     } else if (op in UNARY) {
       if (registerFloats(shape[0]) === size) return () => kernel.unary(op, to, at[0], size, attributes);
     } else if (op in BINARY) {
-      const [n, count] = rows === 1 ? [size, 1] : [TILE, columns];
-      const [p, q] = [0, 1].map((i) => [at[i], ...strides(shape[i], rows)]);
+      const [p, q] = operands();
       return () => kernel.binary(op, to, ...p, ...q, n, count);
+    } else if (op === "where") {
+      const [c, p, q] = operands();
+      return () => kernel.where(to, ...c, ...p, ...q, n, count);
     } else if (op === "sum" || op === "mean") {
-      const [n, width] = shape[0];
+      const [own, width] = shape[0];
       const scale = op === "sum" ? 1 : 1 / width;
-      return () => kernel.sum(to, at[0], n, n, width, scale);
+      return () => kernel.sum(to, at[0], own, own, width, scale);
     } else if (op === "layer_norm") {
       return () => kernel.layerNorm(to, at[0], at[1] ?? 0, at[2] ?? 0, rows, rows, columns, attributes.eps);
     } else if (op === "copy") {
