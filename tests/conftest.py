@@ -14,18 +14,29 @@ pytest_plugins = ["browser"]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-@pytest.fixture
-def moonbed(capsys, monkeypatch, tmp_path):
-    """Call the command in this process, with `runs` in a folder of its own: (exit status, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
+def command(capsys, pages: bool):
+    """A function that calls the command in this process: (exit status, stdout, stderr).
+
+    Without `pages` no page is written beside results, which takes a second or more, unless `--report` is given.
+    """
 
     def call(*arguments) -> tuple[int, str, str]:
+        words = [str(a) for a in arguments]
+        if not pages and words[:1] in (["run"], ["reproduce"], ["compare"]) and not {"--report", "--help"} & set(words):
+            words[1:1] = ["--report", "none"]
         with pytest.raises(SystemExit) as end:
-            main([str(a) for a in arguments])
+            main(words)
         out, err = capsys.readouterr()
         return end.value.code, out, err
 
     return call
+
+
+@pytest.fixture
+def moonbed(capsys, monkeypatch, tmp_path):
+    """Call the command in this process, with `runs` in a folder of its own, without pages beside results."""
+    monkeypatch.chdir(tmp_path)
+    return command(capsys, pages=False)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -6,6 +6,7 @@ sigma up to 80, "recorded" has only points, and "deep" lives in three dimensions
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -20,7 +21,9 @@ class Blob:
         self.parts: list[bytes] = []
 
     def add(self, values: Any, dtype: str) -> dict[str, Any]:
-        array = np.ascontiguousarray(values, dtype={"f8": "<f8", "f4": "<f4", "i4": "<i4", "u2": "<u2", "u1": "u1"}[dtype])
+        array = np.ascontiguousarray(
+            values, dtype={"f8": "<f8", "f4": "<f4", "i4": "<i4", "u2": "<u2", "u1": "u1"}[dtype]
+        )
         offset = sum(map(len, self.parts))
         self.parts.append(array.tobytes() + bytes(-array.nbytes % 8))
         return {"dtype": dtype, "shape": list(array.shape), "offset": offset}
@@ -49,14 +52,13 @@ def ddim(blob: Blob, path: Any, steps: int, stochastic: bool = False, slope: boo
     """DDIM from s = .999 to .01; with noise, the ancestral step of eta = 1."""
     ends = np.linspace(0.999, 0.01, steps + 1)
     start = path(ends[0])
-    code, numbers, slopes, states, lines = [[0, 0, 0, 0]], [], [], [], 1
+    code, numbers, slopes, states = [[0, 0, 0, 0]], [], [], []
     scale = math.hypot(*start) if start[0] != 1 else start[1]
     code.append([4, 0, 1, 0, 1])
     numbers.append(scale)
     slopes.append(0.0)
     states.append([ends[0], *start])
-    lines += 1
-    for s, r in zip(ends[:-1], ends[1:], strict=True):
+    for s, r in itertools.pairwise(ends):
         (a, sigma), (b, tau) = path(s), path(r)
         noise = math.sqrt(max(tau**2 - (tau**2 / sigma) ** 2 * (a / b) ** 2, 0)) if stochastic else 0.0
         kept = math.sqrt(max(tau**2 - noise**2, 0))
@@ -129,7 +131,16 @@ def document() -> tuple[dict[str, Any], bytes]:
     vp, ve = ["vp ddim 32", *(k for k in own if k != "vp ddim 32")], [k for k in plans if k.startswith("ve")][::-1]
     cfg = [k for k in plans if k.startswith("cfg")][::-1]
     points = np.random.default_rng(0).integers(15000, 50000, (300, 2))
-    shared = {"reason": "", "row": 0, "seed": 0, "dim": 2, "law": "moons", "prior": None, "guidance": None, "samples": None}
+    shared = {
+        "reason": "",
+        "row": 0,
+        "seed": 0,
+        "dim": 2,
+        "law": "moons",
+        "prior": None,
+        "guidance": None,
+        "samples": None,
+    }
     shared |= {"levels": "vp", "plans": vp, "parameters": 5000, "training_steps": 100, "kind": "learned", "exact": 1}
     models = [
         {**shared, "name": "blurred", "functions": ["wrong"]},

@@ -6,6 +6,7 @@ import json
 import shutil
 
 import pytest
+from conftest import command
 from small import tiny
 
 from moonbed import writing
@@ -25,6 +26,13 @@ TINY = [
 CHEAP = ["--metrics", "SlicedW1", "--draws", "2", "--jobs", "1", "--device", "cpu", "--quiet"]
 SMALL = {"training.steps": 30, "training.batch": 64, "training.points": 1000, "sampler.steps": 4, "n": 30}
 SMALL |= {"training.network": {"type": "MLP", "hidden": [16]}}
+
+
+@pytest.fixture
+def moonbed(capsys, monkeypatch, tmp_path):
+    """The command, with the pages that it writes beside results."""
+    monkeypatch.chdir(tmp_path)
+    return command(capsys, pages=True)
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from moonbed.metrics.two_sample import C2ST, Energy, SlicedW1
 from moonbed.networks.mlp import MLP
 from moonbed.report.page import fragment, page
 from moonbed.report.page.build import script_data
+from moonbed.report.page.bundle import ENGINE_FILES, LIVE_FILES, bundle
 from moonbed.report.page.marks import Axis, axis_of, effect_mark, position, value_mark
 from moonbed.report.page.views import headline, labels_of, measured
 
@@ -85,13 +86,13 @@ class Seen(HTMLParser):
 def drawn(svg: str) -> dict[str, float]:
     """Where the parts of a mark are."""
     out = {}
-    if found := re.search(r'class="mk-floor" x="([\d.]+)" y="3" width="([\d.]+)"', svg):
+    if found := re.search(r'class="mk-floor" [^>]*?x="([\d.]+)" y="3" width="([\d.]+)"', svg):
         out["lo"], out["hi"] = float(found[1]), float(found[1]) + float(found[2])
-    if found := re.search(r'class="mk-value[^"]*" cx="([\d.]+)"', svg):
+    if found := re.search(r'class="mk-value[^"]*" [^>]*?cx="([\d.]+)"', svg):
         out["value"] = float(found[1])
-    if found := re.search(r'class="mk-published" d="M([\d.]+)', svg):
+    if found := re.search(r'class="mk-published" [^>]*?d="M([\d.]+)', svg):
         out["published"] = float(found[1])
-    if found := re.search(r'class="mk-interval" d="M([\d.]+) 11H([\d.]+)', svg):
+    if found := re.search(r'class="mk-interval" [^>]*?d="M([\d.]+) 11H([\d.]+)', svg):
         out["from"], out["to"] = float(found[1]), float(found[2])
     return out
 
@@ -171,7 +172,7 @@ def test_an_infinite_floor_is_at_the_end():
 def test_an_effect_lies_on_its_side_of_zero():
     for effect, verdict, said in ((-1.5, "better", "B is better"), (1.5, "worse", "B is worse")):
         svg = effect_mark(effect, (effect - 1, effect + 1), 1.0, 4.0, verdict)
-        zero = float(re.search(r'class="mk-zero" d="M([\d.]+)', svg)[1])
+        zero = float(re.search(r'class="mk-zero" [^>]*?d="M([\d.]+)', svg)[1])
         assert (drawn(svg)["value"] < zero) == (effect < 0)
         assert f'class="mk-{verdict}"' in svg
         assert said in svg
@@ -244,6 +245,25 @@ def test_data_cannot_end_its_script():
         script_data([NAN])
 
 
+def test_models_stand_behind_what_is_read_first():
+    live = {
+        "version": 1,
+        "networks": {},
+        "laws": {},
+        "levels": {},
+        "plans": {},
+        "models": [{"name": "</script>\u2028"}],
+    }
+    html = page([row("one")], live=(live, b"12345678"))
+    places = [html.index(f'id="{name}"') for name in ("verdict", "about", "moonbed-live", "moonbed-blob")]
+    assert places == sorted(places)
+    assert html.rindex("<section") < places[2]
+    assert html.index("MTIzNDU2Nzg=") > places[3]
+    assert "\u2028" not in html
+    assert len(re.findall("</script>", html)) == len(re.findall("<script", html)) == 5
+    assert not [name for name in (*ENGINE_FILES, *LIVE_FILES) if re.search("</?script|<!--", bundle([name]))]
+
+
 def test_many_metrics_of_one_row_stand_below_one_another():
     metrics = {f"metric {k}": cell(0.1 * k + 0.05, drawn=(0.0, 1.0)) for k in range(9)}
     one = Row("fast", "", row().results[:1], metrics)
@@ -270,6 +290,9 @@ def test_what_was_not_measured_is_said():
         ((0.5,), "0.5000"),
         ((3893.4, 4124.7), "4,009 ± 164"),
         ((0.0170, 0.0172), "0.0171 ± 0.00014"),
+        ((0.5, 0.5), "0.5000 ± 0"),
+        ((10.0, 43.0), "26.5000 ± 23"),
+        ((0.1, 0.11414), "0.1071 ± 0.010"),
         ((0.1, INF), "∞"),
         ((NAN,), "not finite"),
         ((), "–"),

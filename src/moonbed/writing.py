@@ -48,7 +48,7 @@ def html_of(
         lead=lead,
         comparison=comparison,
         live=_live(rows, store),
-        figures=for_page(rows, store, comparison),
+        figures=for_page(rows, store),
         command=command,
         versions=_versions(rows, store),
     )

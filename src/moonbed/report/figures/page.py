@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from moonbed.metrics.significance import spread
 from moonbed.report import tables
-from moonbed.report.figures import anatomy, curves, detection, saving, sources, verdict
+from moonbed.report.figures import anatomy, curves, detection, saving, sources
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from moonbed.experiments.compare import Comparison
     from moonbed.experiments.rows import Row
     from moonbed.experiments.store import Store
 
@@ -32,14 +29,17 @@ class PageFigure(NamedTuple):
     table: Table
 
 
-def for_page(rows: Sequence[Row], store: Store, comparison: Comparison | None = None) -> list[PageFigure]:
+def for_page(rows: Sequence[Row], store: Store) -> list[PageFigure]:
     """The figures of some rows, in the order in which they are read; nothing is trained or sampled for them.
 
-    A loss floor that the store does not hold yet is computed, and kept there: below a second each.
+    The page's own table draws values on floors and differences of arms. A loss floor that the store does not hold yet
+    is computed, and kept there: below a second each.
     """
     if not rows:
         return []
-    found = [*_verdicts(rows, comparison), *_trainings(rows, store), *_sweeps(rows, store), *_budgets(rows, store)]
+    found = [*_detection(rows), *_trainings(rows, store), *_sweeps(rows, store), *_budgets(rows, store)]
+    for _, _, figure, _ in found:
+        figure.supxlabel("")  # the caption says it
     return [
         PageFigure(title, caption, saving.svg(figure, title, f"figure{k}"), table)
         for k, (title, caption, figure, table) in enumerate(found)
@@ -49,21 +49,7 @@ def for_page(rows: Sequence[Row], store: Store, comparison: Comparison | None = 
 Made = tuple[str, str, "Figure", Table]
 
 
-def _verdicts(rows: Sequence[Row], comparison: Comparison | None) -> Iterator[Made]:
-    if comparison is not None and comparison.differences:
-        yield (
-            "Differences and verdicts",
-            f"{comparison.sentence}. Left of 0, B is better; {comparison.seeds} paired seeds, 95 % intervals.",
-            verdict.differences(comparison, PANEL),
-            difference_table(comparison),
-        )
-    if labels := verdict.shown(rows):
-        yield (
-            "Values on their floors",
-            f"{tables.caption(rows)}. A square on the band cannot be told from perfect samples; a disc can.",
-            verdict.verdict(rows, labels, PANEL),
-            value_table(rows, labels),
-        )
+def _detection(rows: Sequence[Row]) -> Iterator[Made]:
     if cells := [(row.name, cell) for row in rows if (cell := detection.n50_cell(row)) is not None]:
         yield (
             "Samples that tell the model from the truth (N50)",
@@ -137,25 +123,3 @@ def _budgets(rows: Sequence[Row], store: Store) -> Iterator[Made]:
             anatomy.score_errors(links, width=PANEL),
             (("model", "σ/α", "error", "± 95 %"), body),
         )
-
-
-def value_table(rows: Sequence[Row], labels: Sequence[str]) -> Table:
-    """All that the verdict shows, as texts."""
-    body: list[tuple[str, ...]] = [
-        (row.name, label, tables.measured(c), tables.interval(c), tables.floor(c), tables.number(c.published))
-        for row in rows
-        for label in labels
-        for c in [row.cells[label]]
-    ]
-    return ("row", "metric", "measured", "95 % interval", "floor", "published"), body
-
-
-def difference_table(found: Comparison) -> Table:
-    """All that the picture of a comparison shows, as texts."""
-    body: list[tuple[str, ...]] = []
-    for label, d in found.differences.items():
-        low, high = d.interval
-        doubt = f"{low:.3g} .. {high:.3g}" if math.isfinite(high - low) else "–"
-        arms = (f"{spread(values).mean:.3g}" for values in (d.a, d.b))
-        body.append((label, *arms, f"{d.mean:.3g}", doubt, f"{d.p_holm:.2g}", d.verdict))
-    return ("metric", "A", "B", "difference of badness", "95 % interval", "Holm p", "verdict"), body

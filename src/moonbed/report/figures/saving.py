@@ -62,6 +62,8 @@ def svg(figure: Figure, title: str, prefix: str) -> str:
     )
     text = opening + text[text.index(">") + 1 :]
     text = text.replace("#000000", "currentColor").replace("xlink:href", "href")
+    for colour, name in (("#0072b2", "target"), ("#d55e00", "generated")):  # lighter on a dark ground
+        text = text.replace(colour, f"var(--{name}, {colour})")
     text = re.sub(r"(font: [^;\"]*?[\d.]+px)[^;\"]*", r"\1 sans-serif", text)
     used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', text))
     text = re.sub(r'\sid="([^"]*)"', lambda m: f' id="{prefix}-{m[1]}"' if m[1] in used else "", text)

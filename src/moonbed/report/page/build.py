@@ -79,7 +79,7 @@ def page(
             comparison=comparison,
             comparison_table=comparison_view(comparison) if comparison else None,
             sentence=_ended(comparison.sentence if comparison else headline(rows, labels)),
-            rows=row_views(rows, labels),
+            rows=row_views(rows, labels, said=comparison is None and len(rows) == 1),
             results=results_view(rows, labels),
             configuration=configuration_view(rows),
             figures=figures,

@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Axis", "axis_of", "effect_mark", "position", "value_mark"]
 
+AXIS, ZERO = 'stroke="#ccc"', 'stroke="#888"'
+FLOOR, MARGIN = 'fill="#9cc7e0"', 'fill="#ddd"'
+VALUE, INTERVAL = 'fill="#d55e00"', 'stroke="#d55e00"'
+PUBLISHED = 'fill="none" stroke="#444"'
+# Where style is stripped, as GitHub does with a notebook's; style sheets win over them
+
 EDGE = 7.0
 """Free room at both ends of a mark, for half a dot."""
 LOG, MOST = 30.0, 1e15
@@ -96,25 +102,25 @@ def value_mark(cell: Cell, axis: Axis, width: int = 132) -> str:
     def x(value: float) -> float:
         return EDGE + axis.share(value) * (width - 2 * EDGE)
 
-    parts = [f'<path class="mk-axis" d="M{EDGE:g} 11H{width - EDGE:g}"/>']
+    parts = [f'<path class="mk-axis" {AXIS} d="M{EDGE:g} 11H{width - EDGE:g}"/>']
     if cell.floor and not math.isnan(cell.floor.lo):
         low, high = x(cell.floor.lo), x(cell.floor.hi)
         short = max(0.0, LEAST - (high - low)) / 2
-        parts.append(
-            f'<rect class="mk-floor" x="{low - short:.1f}" y="3" width="{high - low + 2 * short:.1f}" height="16" '
-            'rx="1.5"/>'
-        )
+        place = f'x="{low - short:.1f}" y="3" width="{high - low + 2 * short:.1f}" height="16" rx="1.5"'
+        parts.append(f'<rect class="mk-floor" {FLOOR} {place}/>')
     if cell.interval and cell.values and all(map(math.isfinite, cell.interval)):
         parts.append(_line(*cell.interval, axis, x))
     if cell.published is not None:
-        parts.append(f'<path class="mk-published" d="M{x(cell.published):.1f} 5.5l5.5 5.5l-5.5 5.5l-5.5 -5.5z"/>')
+        parts.append(
+            f'<path class="mk-published" {PUBLISHED} d="M{x(cell.published):.1f} 5.5l5.5 5.5l-5.5 5.5l-5.5 -5.5z"/>'
+        )
     mean = spread(cell.values).mean if cell.values else math.nan
     if len(cell.values) > 1:
         ticks = "".join(f"M{x(v):.1f} 6v10" for v in cell.values if math.isfinite(v))
-        parts.append(f'<path class="mk-seed" d="{ticks}"/>' * bool(ticks))
+        parts.append(f'<path class="mk-seed" {INTERVAL} d="{ticks}"/>' * bool(ticks))
     if math.isfinite(mean):
         near = " mk-near" * within_floor(cell)
-        parts.append(f'<circle class="mk-value{near}" cx="{x(mean):.1f}" cy="11" r="4"/>')
+        parts.append(f'<circle class="mk-value{near}" {VALUE} cx="{x(mean):.1f}" cy="11" r="4"/>')
     elif not math.isnan(mean):
         parts.append(_arrow(x(mean), 1 if mean > 0 else -1, "mk-value"))
     return _svg(width, parts, position(cell) or "no floor")
@@ -132,15 +138,15 @@ def effect_mark(
     band = min(margin, limit)
     kind = verdict.split()[0]
     parts = [
-        f'<rect class="mk-margin" x="{x(-band):.1f}" y="2" width="{x(band) - x(-band):.1f}" height="18"/>',
-        f'<path class="mk-axis" d="M{EDGE:g} 11H{width - EDGE:g}"/>',
-        f'<path class="mk-zero" d="M{x(0):.1f} 0V22"/>',
+        f'<rect class="mk-margin" {MARGIN} x="{x(-band):.1f}" y="2" width="{x(band) - x(-band):.1f}" height="18"/>',
+        f'<path class="mk-axis" {AXIS} d="M{EDGE:g} 11H{width - EDGE:g}"/>',
+        f'<path class="mk-zero" {ZERO} d="M{x(0):.1f} 0V22"/>',
         f'<g class="mk-{kind}">',
     ]
     if all(map(math.isfinite, interval)):
         parts.append(_line(*interval, axis, x))
     if math.isfinite(effect) and abs(effect) <= limit:
-        parts.append(f'<circle class="mk-value" cx="{x(effect):.1f}" cy="11" r="4.5"/>')
+        parts.append(f'<circle class="mk-value" {VALUE} cx="{x(effect):.1f}" cy="11" r="4.5"/>')
     elif not math.isnan(effect):
         parts.append(_arrow(x(effect), 1 if effect > 0 else -1, "mk-value"))
     side = "B is worse" if effect > 0 else "B is better" if effect < 0 else "no difference"
@@ -156,16 +162,14 @@ def _line(low: float, high: float, axis: Axis, place: Callable[[float], float]) 
             if beyond
             else (f"M{place(end):.1f} 8v6")
         )
-    return f'<path class="mk-interval" d="{out}"/>'
+    return f'<path class="mk-interval" {INTERVAL} d="{out}"/>'
 
 
 def _arrow(x: float, way: int, name: str) -> str:
-    return f'<path class="{name}" d="M{x - 4 * way:.1f} 6.5l{8 * way} 4.5l{-8 * way} 4.5z"/>'
+    return f'<path class="{name}" {VALUE} d="M{x - 4 * way:.1f} 6.5l{8 * way} 4.5l{-8 * way} 4.5z"/>'
 
 
 def _svg(width: int, parts: list[str], said: str) -> str:
-    body = "".join(parts)
-    return (
-        f'<svg class="mark" viewBox="0 0 {width} 22" width="{width}" height="22" role="img" aria-label="{said}">'
-        f"<title>{said}</title>{body}</svg>"
-    )
+    size = f'viewBox="0 0 {width} 22" width="{width}" height="22"'
+    opening = f'<svg class="mark" {size} fill="none" role="img" aria-label="{said}"><title>{said}</title>'
+    return opening + "".join(parts) + "</svg>"

@@ -78,8 +78,8 @@ def _listed(names: Sequence[str], most: int = 3) -> str:
     return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
 
 
-def row_views(rows: Sequence[Row], labels: Sequence[str]) -> list[dict[str, Any]]:
-    """Name, change, diagnosis, counts and warnings of each row."""
+def row_views(rows: Sequence[Row], labels: Sequence[str], said: bool = False) -> list[dict[str, Any]]:
+    """Name, change, diagnosis (unless it was said), counts and warnings of each row."""
     out = []
     for row in rows:
         near, asked = _near(row, labels)
@@ -89,7 +89,7 @@ def row_views(rows: Sequence[Row], labels: Sequence[str]) -> list[dict[str, Any]
             {
                 "name": row.name,
                 "change": row.change,
-                "sentence": row.sentence,
+                "sentence": "" if said else row.sentence,
                 "counts": f"within the floor in {near} of {asked}" if asked else "",
                 "whole": bool(asked) and near == asked,
                 "notes": notes,
@@ -216,7 +216,8 @@ def measured(cell: Cell) -> str:
     mean, sd = spread(cell.values)
     if sd is None or not math.isfinite(sd):
         return tables.number(mean)
-    return f"{tables.number(mean)} ± {f'{sd:,.0f}' if 100 <= sd < 1e6 else f'{sd:.2g}'}"
+    digits = "0" if not sd else f"{sd:,.0f}" if 100 <= sd < 1e6 else f"{sd:#.2g}".rstrip(".")
+    return f"{tables.number(mean)} ± {digits}"
 
 
 def _key(cell: Cell) -> str:

@@ -1,26 +1,27 @@
 /** Small charts in SVG: axes with few marks, lines with bands, points with intervals. Their numbers stand beside them as a table. */
 
 const SVG = "http://www.w3.org/2000/svg";
-const WIDE = 460;
+const WIDE = [300, 560]; // CSS pixels, so that letters have their size at every width
 const HIGH = 250;
 const EDGE = { left: 52, right: 14, top: 12, bottom: 40 };
 
 export class Chart {
   /**
    * @param {SVGElement} svg
-   * @param {{x: [number, number], y: [number, number], logX: boolean, logY: boolean, xName: string, yName: string,
-   *   xTicks?: number[]}} axes
+   * @param {{x: [number, number], y: [number, number], logX: boolean, logY: boolean, xName: string,
+   *   xTicks?: number[], xEnds?: [string, string]}} axes; `x` may fall from left to right
    */
   constructor(svg, axes) {
     this.svg = svg;
     this.axes = axes;
-    svg.setAttribute("viewBox", `0 0 ${WIDE} ${HIGH}`);
+    this.wide = Math.min(Math.max(svg.parentElement.clientWidth, WIDE[0]), WIDE[1]);
+    svg.setAttribute("viewBox", `0 0 ${this.wide} ${HIGH}`);
     svg.replaceChildren();
     this.frame();
   }
 
   x(value) {
-    return place(value, this.axes.x, this.axes.logX, EDGE.left, WIDE - EDGE.right);
+    return place(value, this.axes.x, this.axes.logX, EDGE.left, this.wide - EDGE.right);
   }
 
   y(value) {
@@ -29,7 +30,7 @@ export class Chart {
   }
 
   frame() {
-    const [left, right, top, bottom] = [EDGE.left, WIDE - EDGE.right, EDGE.top, HIGH - EDGE.bottom];
+    const [left, right, bottom] = [EDGE.left, this.wide - EDGE.right, HIGH - EDGE.bottom];
     const { axes } = this;
     for (const value of axes.yTicks || ticks(axes.y, axes.logY)) {
       this.add("line", { class: "grid", x1: left, x2: right, y1: this.y(value), y2: this.y(value) });
@@ -41,7 +42,9 @@ export class Chart {
     }
     this.add("line", { class: "axis", x1: left, x2: right, y1: bottom, y2: bottom });
     this.text(axes.xName, (left + right) / 2, HIGH - 5, "middle", "name");
-    void top;
+    const [first, last] = axes.xEnds || ["", ""];
+    this.text(first, left, HIGH - 5, "start", "ends");
+    this.text(last, right, HIGH - 5, "end", "ends");
   }
 
   /** A band between `low` and `high` (arrays over `x`, or two numbers over the whole width). */
@@ -66,7 +69,7 @@ export class Chart {
   marker() {
     const line = this.add("line", { class: "now", y1: EDGE.top, y2: HIGH - EDGE.bottom });
     return (value) => {
-      const px = Math.min(Math.max(this.x(value), EDGE.left), WIDE - EDGE.right);
+      const px = Math.min(Math.max(this.x(value), EDGE.left), this.wide - EDGE.right);
       for (const end of ["x1", "x2"]) line.setAttribute(end, px.toFixed(1));
     };
   }
@@ -84,7 +87,7 @@ export class Chart {
 }
 
 /** Powers of ten around positive values: an axis of at most `decades`, from above. */
-export function decadesAround(values, decades = 6) {
+export function decadesAround(values, decades = 9) {
   const positive = values.filter((value) => value > 0);
   if (!positive.length) return [1e-3, 1];
   const top = Math.ceil(Math.log10(Math.max(...positive)) - 1e-9);
@@ -124,8 +127,8 @@ function ticks([low, high], logarithmic) {
     const first = Math.ceil(low / wide - 1e-9);
     return Array.from({ length: Math.floor(high / wide + 1e-9) - first + 1 }, (_, i) => (first + i) * wide);
   }
-  const [from, to] = [Math.ceil(Math.log10(low) - 1e-9), Math.floor(Math.log10(high) + 1e-9)];
-  const every = to - from > 4 ? 2 : 1;
+  const [from, to] = [Math.ceil(Math.log10(Math.min(low, high)) - 1e-9), Math.floor(Math.log10(Math.max(low, high)) + 1e-9)];
+  const every = Math.ceil((to - from + 1) / 5);
   return Array.from({ length: Math.floor((to - from) / every) + 1 }, (_, i) => 10 ** (from + i * every));
 }
 

@@ -1,6 +1,6 @@
 /** The form of the panel: it shows a state, and tells what the reader changes as {key: value}. */
 
-import { COUNTS, NONE, SCALE, SHOWS, VIEWS } from "./state.js";
+import { COUNTS, NONE, SCALE } from "./state.js";
 import { alive } from "./menu.js";
 import { counted } from "./words.js";
 
@@ -41,10 +41,9 @@ export class Controls {
     const { fields, menu } = this;
     const model = menu.model(state.model);
     const runs = alive(model);
-    options(fields.model, menu.models.map((m) => ({ value: m.label, text: modelWords(m) })), state.model);
+    options(fields.model, menu.models.map(choiceOf), state.model);
     const others = menu.models.filter((other) => other.index !== model.index && alive(other));
-    const beside = others.map((other) => ({ value: other.label, text: other.label }));
-    options(fields.beside, [{ value: NONE, text: "nothing" }, ...beside], state.beside);
+    options(fields.beside, [{ value: NONE, text: "nothing" }, ...others.map(choiceOf)], state.beside);
     options(fields.sampler, menu.samplers(model), state.sampler);
     const steps = menu.steps(model, state.sampler).map((value) => ({ value, text: counted(value) }));
     options(fields.steps, steps, state.steps);
@@ -69,12 +68,11 @@ export class Controls {
 
   showViews(state, model) {
     const flat = alive(model) && model.dim === 2;
-    for (const [key, values] of Object.entries({ view: VIEWS, show: SHOWS })) {
+    for (const key of ["view", "show"]) {
       for (const input of this.fields[key].querySelectorAll("input")) {
         input.checked = input.value === state[key];
         input.disabled = key === "view" && input.value !== "particles" && (!flat || !hasLevels(model));
       }
-      void values;
     }
     this.fields.show.hidden = state.view === "particles" || model.kind === "exact";
   }
@@ -92,8 +90,10 @@ function hasLevels(model) {
   return model.levels !== null && model.levels !== undefined;
 }
 
-function modelWords(model) {
-  return model.kind === "recorded" ? `${model.label} (recorded)` : model.label;
+const GROUPS = { learned: "Learned", exact: "Exact", recorded: "Recorded samples" };
+
+function choiceOf(model) {
+  return { value: model.label, text: model.label, group: GROUPS[model.kind] };
 }
 
 /** Fill a select anew only where its choices changed, so that an open one is left alone. */
@@ -101,9 +101,18 @@ function options(select, choices, value) {
   const key = JSON.stringify(choices);
   if (select.dataset.choices !== key) {
     select.dataset.choices = key;
-    select.replaceChildren(
-      ...choices.map((choice) => Object.assign(document.createElement("option"), { value: choice.value, textContent: choice.text })),
-    );
+    const groups = new Map(Object.values(GROUPS).map((label) => [label, made("optgroup", { label })]));
+    const alone = [];
+    for (const { value: name, text, group } of choices) {
+      const option = made("option", { value: name, textContent: text });
+      if (group) groups.get(group).append(option);
+      else alone.push(option);
+    }
+    select.replaceChildren(...alone, ...[...groups.values()].filter((group) => group.children.length));
   }
   select.value = String(value);
+}
+
+function made(name, properties) {
+  return Object.assign(document.createElement(name), properties);
 }

@@ -28,7 +28,7 @@ export class ErrorChart {
       const curve = this.askings[i].get(`${model.index} ${w}`, { model: model.index, w, n: DRAWS, seed: 1 });
       return { model, curve, asking: this.askings[i] };
     });
-    const key = JSON.stringify([shown.map((m) => m.index), w, curves.map(({ curve }) => Boolean(curve))]);
+    const key = JSON.stringify([this.parts.svg.parentElement.clientWidth, shown.map((m) => m.index), w, curves.map(({ curve }) => Boolean(curve))]);
     if (key !== this.drawn) {
       this.drawn = key;
       this.draw(shown, curves.filter(({ curve }) => curve));
@@ -50,8 +50,8 @@ export class ErrorChart {
     const told = curves.map(({ model, curve }) => ({ model, ...bandOf(curve) }));
     const x = told.flatMap((t) => t.x);
     const y = told.flatMap((t) => t.mean);
-    const axes = { x: [Math.min(...x), Math.max(...x)], y: decadesAround(y), logX: true, logY: true };
-    const chart = new Chart(svg, { ...axes, xName: "noise ratio σ/α", yName: "" });
+    const axes = { x: [Math.max(...x), Math.min(...x)], y: decadesAround(y), logX: true, logY: true };
+    const chart = new Chart(svg, { ...axes, xName: "noise ratio σ/α", xEnds: ["noise", "data"] });
     told.forEach((t, i) => {
       chart.band(t.x, t.low, t.high, i ? "second" : "first");
       chart.line(t.x, t.mean, i ? "second" : "first");
@@ -77,24 +77,32 @@ export class QualityChart {
     this.client = client;
     this.job = null;
     this.answers = new Map();
-    this.shown = "";
+    this.wish = null;
+    this.wide = 0;
     this.button.addEventListener("click", () => this.measure());
   }
 
-  /** What the button would measure: a model under all numbers of steps of the plan's sampler. */
+  /** What the button would measure: a model under all numbers of steps of a sampler. */
   aim(model, plan, { w, n, seed }, known) {
     const possible = alive(model) && plan && known(model);
-    const wish = possible ? { model, sampler: plan.sampler, args: { model: model.index, sampler: plan.sampler, w, n, seed } } : null;
+    const sampler = possible && familyOf(model, plan);
+    const wish = possible ? { model, sampler, args: { model: model.index, sampler, w, n, seed } } : null;
     const key = wish ? JSON.stringify(wish.args) : "";
     if (this.wish && key === this.wish.key) return;
     this.wish = { ...wish, key };
     this.stop();
     this.button.disabled = !possible;
     this.told.textContent = possible
-      ? `${model.label}, ${plan.sampler} at all its numbers of steps, ${counted(n)} particles`
+      ? `${model.label}, ${sampler} at all its numbers of steps, ${counted(n)} particles`
       : "Needs a model that runs here and a law with a closed form.";
     if (this.answers.has(key)) this.draw(this.answers.get(key));
     else this.blank();
+  }
+
+  /** Draw again at the present width. */
+  fit() {
+    const answer = this.answers.get(this.wish && this.wish.key);
+    if (answer && this.wide !== this.parts.svg.parentElement.clientWidth) this.draw(answer);
   }
 
   stop() {
@@ -138,23 +146,31 @@ export class QualityChart {
 
   draw({ points, floor, metric, n, wish }) {
     const { svg, details, caption, table } = this.parts;
+    svg.toggleAttribute("hidden", false);
+    this.wide = svg.parentElement.clientWidth;
     const x = points.map((point) => point.nfe);
     const values = points.flatMap((point) => [point.value, Math.max(point.lo, point.value / 4)]);
     const span = [Math.min(...x) / 1.3, Math.max(...x) * 1.3];
     const axes = { x: span, y: decadesAround([...values, ...floor], 4), logX: true, logY: true, xTicks: x };
-    const chart = new Chart(svg, { ...axes, xName: "evaluations (NFE)", yName: "" });
+    const chart = new Chart(svg, { ...axes, xName: "evaluations (NFE)" });
     chart.band(span, [floor[0], floor[0]], [floor[1], floor[1]], "floor");
     chart.line(x, points.map((point) => point.value), "first");
     for (const point of points) chart.point(point.nfe, point.value, point.lo, point.hi, "first");
-    svg.toggleAttribute("hidden", false);
     details.hidden = false;
     caption.textContent =
-      `${metric} from the law, ${wish.model.label}, ${wish.sampler}; n = ${counted(n)}, 95 % intervals. ` +
+      `${wish.model.label}, ${wish.sampler}: ${metric} from the law; n = ${counted(n)}, 95 % intervals. ` +
       `Band: what exact samples get, ${number(floor[0])} .. ${number(floor[1])} (5 to 95 %).`;
     const row = (point) => [point.nfe, point.steps, point.value, `${number(point.lo)} .. ${number(point.hi)}`];
     const told = points.map((point) => row(point).map((v) => (typeof v === "number" ? number(v) : v)));
     fillTable(table, [["evaluations", "steps", metric, "95 % interval"], ...told]);
   }
+}
+
+/** The plan's sampler; one that comes in several numbers of steps where it does not. */
+function familyOf(model, plan) {
+  const size = (name) => model.plans.filter((other) => other.sampler === name).length;
+  if (size(plan.sampler) > 1) return plan.sampler;
+  return (model.plans.find((other) => size(other.sampler) > 1) || plan).sampler;
 }
 
 function partsOf(figure) {

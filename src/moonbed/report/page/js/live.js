@@ -69,7 +69,10 @@ export class Live {
       if (Object.keys(given).length) this.set(given);
     });
     document.addEventListener("moonbed:theme", () => this.paint());
-    new ResizeObserver(() => this.draw()).observe(this.part("live-stages"));
+    new ResizeObserver(() => {
+      this.quality.fit();
+      this.draw();
+    }).observe(this.part("live-stages"));
   }
 
   /** Show the panel; play once, unless the reader wants no motion or came to a certain view. */
@@ -111,7 +114,7 @@ export class Live {
     const { state, menu, tracks } = this;
     const model = menu.model(state.model);
     const plan = menu.plan(model, state.sampler, state.steps);
-    const other = menu.model(state.beside);
+    const other = this.second();
     tracks.a.aim(model, alive(model) ? plan : null, state);
     if (other) tracks.b.aim(other, menu.counterpart(other, plan), state);
     this.controls.show(state);
@@ -120,6 +123,11 @@ export class Live {
     this.quality.aim(model, alive(model) ? plan : null, state, known);
     this.arrange();
     this.draw();
+  }
+
+  /** The model beside, or undefined. */
+  second() {
+    return alive(this.menu.model(this.state.model)) ? this.menu.model(this.state.beside) : undefined;
   }
 
   isKnown(model) {
@@ -132,7 +140,8 @@ export class Live {
     const cheap = alive(model) && cheaper(this.menu, model, this.state.n);
     const spared = cheap && this.state.sampler !== OWN && plan.id === cheap.id && !this.touched;
     const told = spared ? `Its own sampler, ${model.plans[0].text}, takes longer in a page: here it starts with ${plan.text}.` : "";
-    note.textContent = [limitWords(model), told].filter(Boolean).join(" ");
+    const field = this.state.view === "field" ? "Arrows show the flow that all particles follow; their length is the root of its speed." : "";
+    note.textContent = [limitWords(model), told, field].filter(Boolean).join(" ");
     note.hidden = !note.textContent;
   }
 
@@ -242,7 +251,7 @@ export class Live {
     for (const square of this.squares) this.drawSquare(square, told);
     const { model, picture } = this.tracks.a;
     if (picture) {
-      const models = [model, ...(this.state.beside === "none" ? [] : [this.tracks.b.model])].filter(Boolean);
+      const models = [model, ...(this.second() ? [this.tracks.b.model] : [])].filter(Boolean);
       const level = alive(model) ? picture.level(this.state.t) : null;
       if (told) this.error.show(models, this.state.w, level, (m) => this.isKnown(m));
     }
@@ -252,7 +261,7 @@ export class Live {
   }
 
   waiting() {
-    return this.tracks.a.busy || (this.state.beside !== "none" && this.tracks.b.busy);
+    return this.tracks.a.busy || (this.second() !== undefined && this.tracks.b.busy);
   }
 
   drawSquare({ figure, stage, slot, show }, told) {
@@ -261,7 +270,10 @@ export class Live {
     stage.fit();
     stage.clear();
     if (told) nameSquare(figure, state, track, show);
-    if (!track.picture) return;
+    if (!track.picture) {
+      say(figure.querySelector(".stage-note"), track.error || `Sampling ${counted(state.n)} particles`);
+      return;
+    }
     const { model, picture } = track;
     const { reach } = this.source.camera(model);
     const settled = !this.player.playing;
@@ -278,7 +290,7 @@ export class Live {
       stage.disc(path.drop, reach, 3.2, { fill: bg, stroke: ink });
       if (!path.picture) continue;
       stage.lines([path.picture.way(0, 1)], reach, ink, 1, 0.35);
-      stage.lines([path.picture.way(0, this.state.t)], reach, ink, 1.8);
+      stage.lines([path.picture.way(0, this.state.t)], reach, ink, 1.5);
       const now = path.picture.at(this.state.t);
       stage.disc([now[0], now[1]], reach, 4.4, { fill: generated, stroke: ink });
     }
@@ -291,7 +303,7 @@ export class Live {
     time.setAttribute("aria-valuetext", `${Math.round(100 * this.state.t)} percent of the way from noise to data`);
     clearTimeout(this.telling);
     this.telling = setTimeout(() => {
-      const tracks = [this.tracks.a, ...(this.state.beside === "none" ? [] : [this.tracks.b])];
+      const tracks = [this.tracks.a, ...(this.second() ? [this.tracks.b] : [])];
       if (!this.player.playing) say(this.part("live-words"), pictureWords(this.state, tracks));
     }, QUIET);
   }
@@ -310,13 +322,14 @@ export class Live {
   async copy() {
     history.replaceState(null, "", `#${toHash(this.state)}`);
     const button = this.part("live-copy");
+    const words = "Copy link to this view";
     try {
       await navigator.clipboard.writeText(location.href);
       button.textContent = "Link copied";
     } catch {
       button.textContent = "Link is in the address bar";
     }
-    setTimeout(() => (button.textContent = "Copy link"), 2000);
+    setTimeout(() => (button.textContent = words), 2000);
   }
 }
 

@@ -36,7 +36,7 @@ export class Menu {
   /** [{value, text}], the model's own sampler first. */
   samplers(model) {
     if (!model.plans.length) return [];
-    const own = { value: OWN, text: `its own: ${model.plans[0].text}` };
+    const own = { value: OWN, text: `${model.plans[0].text} (its own)` };
     const names = [...new Set(model.plans.map((plan) => plan.sampler))].filter(
       (name) => new Set(stepsOf(model, name)).size > 1 || name !== model.plans[0].sampler,
     );

@@ -18,10 +18,9 @@ export function arrange(state, menu) {
   return other && other.kind === "learned" && second !== "exact" ? [...squares, square("b", second)] : squares;
 }
 
-/** "learned vector field", or the plan for particles. */
+/** "learned vector field"; "" for particles. */
 export function squareWords(view, show) {
-  if (!show) return "";
-  return view === "field" ? `${SHOWN[show]} vector field, lengths by the root of the speed` : `${SHOWN[show]} density`;
+  return show ? `${SHOWN[show]} ${view === "field" ? "vector field" : "density"}` : "";
 }
 
 function square(slot, show = null) {

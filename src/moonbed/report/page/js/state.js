@@ -17,26 +17,29 @@ const FAR = 6; // units of the picture: beyond, nothing is seen
 const SEEDS = 2 ** 31;
 const BOUND = 3e10; // operations of a first picture: about two seconds in WebAssembly
 
-/** A complete, valid state from any object: what `given` lacks or has wrong comes from `base`, then from the defaults. */
+/** A complete, valid state: of each value the one of `given` if it is valid, else that of `base`, else the default. */
 export function settle(given, menu, base = {}) {
-  const wish = { ...base, ...given };
-  const model = menu.model(wish.model) || menu.model(base.model) || menu.first();
-  const n = COUNTS.includes(wish.n) ? wish.n : 1000;
-  const { sampler, steps } = settleSampler(wish, menu, model, n);
-  const flat = model.dim !== 2;
+  const pick = (key, valid, otherwise) => {
+    const found = [given, base].find((state) => Object.hasOwn(state, key) && valid(state[key]));
+    return found ? found[key] : otherwise;
+  };
+  const model = menu.model(pick("model", (label) => menu.model(label), menu.first().label));
+  const n = pick("n", (value) => COUNTS.includes(value), 1000);
+  const plane = model.dim === 2 && alive(model);
+  const w = model.guidance && pick("w", Number.isFinite, model.guidance.scale);
+  const exact = menu.exactOf(model);
   return {
     model: model.label,
-    sampler,
-    steps,
+    ...pickPlan(pick, menu, model, n),
     n,
-    seed: Number.isInteger(wish.seed) && wish.seed >= 0 && wish.seed < SEEDS ? wish.seed : 1,
-    w: model.guidance ? within(wish.w, SCALE.min, SCALE.max, model.guidance.scale) : null,
-    view: VIEWS.includes(wish.view) && !(flat && wish.view !== "particles") ? wish.view : "particles",
-    show: SHOWS.includes(wish.show) ? wish.show : "both",
-    beside: settleBeside(wish.beside, menu, model),
-    trails: wish.trails === true,
-    t: within(wish.t, 0, 1, 1),
-    drops: Array.isArray(wish.drops) ? wish.drops.filter(isPlace).slice(-DROPS) : [],
+    seed: pick("seed", (value) => Number.isInteger(value) && value >= 0 && value < SEEDS, 1),
+    w: model.guidance ? Math.min(Math.max(w, SCALE.min), SCALE.max) : null,
+    view: plane ? pick("view", (value) => VIEWS.includes(value), "particles") : "particles",
+    show: pick("show", (value) => SHOWS.includes(value), "both"),
+    beside: pick("beside", (label) => label === NONE || canStandBeside(menu.model(label), model), exact ? exact.label : NONE),
+    trails: pick("trails", (value) => typeof value === "boolean", false),
+    t: Math.min(Math.max(pick("t", Number.isFinite, 1), 0), 1),
+    drops: pick("drops", (value) => Array.isArray(value) && value.every(isPlace), []).slice(-DROPS),
   };
 }
 
@@ -45,7 +48,8 @@ export function cheaper(menu, model, n) {
   const own = model.plans[0];
   if (!own || cost(model, own, n) <= BOUND) return null;
   const relatives = model.plans.filter((plan) => plan.sampler === own.sampler && plan.steps < own.steps);
-  const pool = relatives.length ? relatives : model.plans.slice(1);
+  const alike = model.plans.filter((plan) => plan.stochastic === own.stochastic && plan !== own);
+  const pool = [relatives, alike, model.plans.slice(1)].find((plans) => plans.length) || [];
   const affordable = pool.filter((plan) => cost(model, plan, n) <= BOUND);
   const by = (a, b) => b.nfe - a.nfe;
   return affordable.sort(by)[0] || pool.sort(by).pop() || null;
@@ -76,33 +80,24 @@ const READ = new Map([
   ...["model", "sampler", "view", "show", "beside"].map((key) => [key, String]),
   ...["steps", "n", "seed", "w", "t"].map((key) => [key, readNumber]),
   ["trails", (text) => text === "1"],
-  ["drops", (text) => text.split(";").map((place) => place.split(",").map(readNumber))],
+  ["drops", (text) => (text ? text.split(";").map((place) => place.split(",").map(readNumber)) : [])],
 ]);
 
-function settleSampler(wish, menu, model, n) {
-  const names = menu.samplers(model).map((sampler) => sampler.value);
-  if (names.includes(wish.sampler)) {
-    const steps = menu.plan(model, wish.sampler, Number.isFinite(wish.steps) ? wish.steps : 32).steps;
-    return { sampler: wish.sampler, steps };
-  }
+function pickPlan(pick, menu, model, n) {
+  const names = menu.samplers(model).map(({ value }) => value);
+  const sampler = pick("sampler", (value) => names.includes(value), null);
+  if (!names.length) return { sampler: OWN, steps: 0 };
+  if (sampler) return { sampler, steps: menu.plan(model, sampler, pick("steps", Number.isFinite, 32)).steps };
   const plan = cheaper(menu, model, n);
-  if (plan) return { sampler: plan.sampler, steps: plan.steps };
-  return { sampler: OWN, steps: names.length ? model.plans[0].steps : 0 };
+  return plan ? { sampler: plan.sampler, steps: plan.steps } : { sampler: OWN, steps: model.plans[0].steps };
 }
 
-function settleBeside(wish, menu, model) {
-  const other = menu.model(wish);
-  if (other && other.index !== model.index && alive(other)) return other.label;
-  const exact = menu.exactOf(model);
-  return wish === NONE || !exact || !alive(model) ? NONE : exact.label;
+function canStandBeside(other, model) {
+  return Boolean(other) && other.index !== model.index && alive(other);
 }
 
 function isPlace(place) {
   return Array.isArray(place) && place.length === 2 && place.every((value) => Math.abs(value) <= FAR);
-}
-
-function within(value, low, high, otherwise) {
-  return Number.isFinite(value) ? Math.min(Math.max(value, low), high) : otherwise;
 }
 
 function readNumber(text) {

@@ -34,8 +34,8 @@ export function readings(state, track) {
   const outside = track.picture.outside(state.t);
   return [
     ["t", number(t)],
-    ["noise σ/α", number(sigma / alpha)],
-    ["evaluations", `${counted(state.t * track.plan.nfe)} of ${counted(track.plan.nfe)}`],
+    ["σ/α", number(sigma / alpha)],
+    ["NFE", `${counted(state.t * track.plan.nfe)} of ${counted(track.plan.nfe)}`],
     ["outside", `${counted(outside)} of ${counted(track.picture.n)}`],
   ];
 }
