@@ -47,6 +47,7 @@ LIVE_FILES = (
     "chart.js",
     "curves.js",
     "controls.js",
+    "squares.js",
     "live.js",
     "main.js",
 )

@@ -50,7 +50,7 @@ export class Camera {
 }
 
 /** Mean, variance a coordinate and reach of a law's parts: centres (or boxes) with their weights. */
-export function frameOf(centres, spread, weights) {
+export function frameOf(centres, spread, weights, dim = 2) {
   const mean = [0, 0];
   let variance = 0;
   let far = 0;
@@ -60,7 +60,7 @@ export function frameOf(centres, spread, weights) {
     mean[1] += (weights[k] / total) * y;
   });
   centres.forEach(([x, y], k) => {
-    const square = ((x - mean[0]) ** 2 + (y - mean[1]) ** 2) / 2;
+    const square = ((x - mean[0]) ** 2 + (y - mean[1]) ** 2) / Math.min(dim, 2);
     variance += (weights[k] / total) * (square + spread[k] ** 2);
     far = Math.max(far, Math.abs(x - mean[0]) + 3 * spread[k], Math.abs(y - mean[1]) + 3 * spread[k]);
   });

@@ -64,7 +64,9 @@ export class Stage {
     context.beginPath();
     for (const line of lines) {
       context.moveTo((line[0] + reach) * factor, (reach - line[1]) * factor);
-      for (let k = 2; k < line.length; k += 2) context.lineTo((line[k] + reach) * factor, (reach - line[k + 1]) * factor);
+      for (let k = 2; k < line.length; k += 2) {
+        context.lineTo((line[k] + reach) * factor, (reach - line[k + 1]) * factor);
+      }
     }
     context.globalAlpha = opacity;
     context.strokeStyle = colour;

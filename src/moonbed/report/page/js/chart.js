@@ -1,4 +1,4 @@
-/** Small charts in SVG: axes with few marks, lines with bands, points with intervals. Their numbers stand beside them as a table. */
+/** Small charts in SVG: lines with bands and points with intervals, over few marks; a table beside has their numbers. */
 
 const SVG = "http://www.w3.org/2000/svg";
 const WIDE = [300, 560]; // CSS pixels, so that letters have their size at every width
@@ -127,7 +127,8 @@ function ticks([low, high], logarithmic) {
     const first = Math.ceil(low / wide - 1e-9);
     return Array.from({ length: Math.floor(high / wide + 1e-9) - first + 1 }, (_, i) => (first + i) * wide);
   }
-  const [from, to] = [Math.ceil(Math.log10(Math.min(low, high)) - 1e-9), Math.floor(Math.log10(Math.max(low, high)) + 1e-9)];
+  const from = Math.ceil(Math.log10(Math.min(low, high)) - 1e-9);
+  const to = Math.floor(Math.log10(Math.max(low, high)) + 1e-9);
   const every = Math.ceil((to - from + 1) / 5);
   return Array.from({ length: Math.floor((to - from) / every) + 1 }, (_, i) => 10 ** (from + i * every));
 }

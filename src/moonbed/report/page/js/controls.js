@@ -1,7 +1,7 @@
 /** The form of the panel: it shows a state, and tells what the reader changes as {key: value}. */
 
 import { COUNTS, NONE, SCALE } from "./state.js";
-import { alive } from "./menu.js";
+import { alive, inPlane } from "./menu.js";
 import { counted } from "./words.js";
 
 const READERS = { model: String, beside: String, sampler: String, steps: Number, n: Number };
@@ -63,31 +63,29 @@ export class Controls {
     field.closest("label").hidden = state.w === null;
     if (state.w === null) return;
     Object.assign(field, { min: SCALE.min, max: SCALE.max, step: SCALE.step, value: state.w });
-    field.closest("label").querySelector("output").value = state.w === model.guidance.scale ? `${state.w} (its own)` : state.w;
+    const own = state.w === model.guidance.scale ? " (its own)" : "";
+    field.closest("label").querySelector("output").value = `${state.w}${own}`;
   }
 
   showViews(state, model) {
-    const flat = alive(model) && model.dim === 2;
     for (const key of ["view", "show"]) {
       for (const input of this.fields[key].querySelectorAll("input")) {
         input.checked = input.value === state[key];
-        input.disabled = key === "view" && input.value !== "particles" && (!flat || !hasLevels(model));
+        input.disabled = key === "view" && input.value !== "particles" && !inPlane(model);
       }
     }
-    this.fields.show.hidden = state.view === "particles" || model.kind === "exact";
+    const plain = state.view === "particles" || model.kind === "exact" || !this.menu.hasLaw(model);
+    this.fields.show.hidden = plain;
   }
 }
 
 /** Why a view cannot be had; "" if all can. */
 export function limitWords(model) {
   if (!alive(model)) return model.reason ? `Recorded samples only: ${model.reason}` : "Recorded samples only.";
-  if (model.dim === 2) return hasLevels(model) ? "" : "This model has no denoiser at every noise level, so it has no field and no density here.";
-  const first = model.dim === 1 ? "One dimension, spread over a band for the eye" : `The first two of ${model.dim} coordinates`;
-  return `${first}. Fields and densities are drawn in two dimensions only.`;
-}
-
-function hasLevels(model) {
-  return model.levels !== null && model.levels !== undefined;
+  if (inPlane(model)) return "";
+  if (model.dim === 2) return "It has no denoiser at every noise level: no field and no density.";
+  const shown = model.dim > 2 ? `The first two of ${model.dim} coordinates` : "One dimension, spread over a band for the eye";
+  return `${shown}. Fields and densities are drawn in two dimensions only.`;
 }
 
 const GROUPS = { learned: "Learned", exact: "Exact", recorded: "Recorded samples" };

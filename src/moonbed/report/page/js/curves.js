@@ -20,21 +20,22 @@ export class ErrorChart {
     this.move = () => {};
   }
 
-  /** Show the models' curves; `known(model)`: is there a law and a denoiser to hold against it? */
-  show(models, w, level, known) {
-    const shown = models.filter((model) => alive(model) && known(model));
+  /** Show the models' curves; `hasTruth(model)`: are there a denoiser and a law to hold against it? */
+  show(models, w, level, hasTruth) {
+    const shown = models.filter((model) => alive(model) && hasTruth(model));
     const learned = shown.filter((model) => model.kind === "learned");
     const curves = learned.map((model, i) => {
       const curve = this.askings[i].get(`${model.index} ${w}`, { model: model.index, w, n: DRAWS, seed: 1 });
       return { model, curve, asking: this.askings[i] };
     });
-    const key = JSON.stringify([this.parts.svg.parentElement.clientWidth, shown.map((m) => m.index), w, curves.map(({ curve }) => Boolean(curve))]);
+    const known = curves.map(({ curve }) => Boolean(curve));
+    const key = JSON.stringify([this.parts.figure.clientWidth, shown.map((model) => model.index), w, known]);
     if (key !== this.drawn) {
       this.drawn = key;
       this.draw(shown, curves.filter(({ curve }) => curve));
     }
     const waiting = curves.find(({ asking }) => asking.share !== null);
-    if (waiting && !waiting.curve) this.parts.caption.textContent = `Measuring: ${Math.round(100 * waiting.asking.share)} %`;
+    if (waiting && !waiting.curve) this.parts.caption.textContent = progressWords(waiting.asking.share);
     if (level) this.move(10 ** logRatio(level));
   }
 
@@ -59,7 +60,8 @@ export class ErrorChart {
     this.move = chart.marker();
     const names = told.map((t, i) => (told.length > 1 ? `${i ? "dashed" : "solid"}: ${t.model.label}` : t.model.label));
     caption.textContent =
-      `E|D* − D|²/σ² in nats a unit of log σ; ${names.join(", ")}. Mean of ${counted(DRAWS)} exact draws a level, 95 % band. ` +
+      `E|D* − D|²/σ² in nats a unit of log σ; ${names.join(", ")}. ` +
+      `Mean of ${counted(DRAWS)} exact draws a level, 95 % band. ` +
       `The exact denoiser has zero everywhere. The upright line is the present time.`;
     const head = ["σ/α", ...told.flatMap((t) => [t.model.label, "95 % interval"])];
     const every = told[0].x.map((_, l) => l).filter((l) => l % 4 === 0);
@@ -102,7 +104,7 @@ export class QualityChart {
   /** Draw again at the present width. */
   fit() {
     const answer = this.answers.get(this.wish && this.wish.key);
-    if (answer && this.wide !== this.parts.svg.parentElement.clientWidth) this.draw(answer);
+    if (answer && this.wide !== this.parts.figure.clientWidth) this.draw(answer);
   }
 
   stop() {
@@ -121,7 +123,7 @@ export class QualityChart {
     this.job = this.client.call(
       "quality",
       wish.args,
-      ({ fraction }) => (this.parts.caption.textContent = `Measuring: ${Math.round(100 * fraction)} %`),
+      ({ fraction }) => (this.parts.caption.textContent = progressWords(fraction)),
       "measure",
     );
     this.job.then(
@@ -147,7 +149,7 @@ export class QualityChart {
   draw({ points, floor, metric, n, wish }) {
     const { svg, details, caption, table } = this.parts;
     svg.toggleAttribute("hidden", false);
-    this.wide = svg.parentElement.clientWidth;
+    this.wide = this.parts.figure.clientWidth;
     const x = points.map((point) => point.nfe);
     const values = points.flatMap((point) => [point.value, Math.max(point.lo, point.value / 4)]);
     const span = [Math.min(...x) / 1.3, Math.max(...x) * 1.3];
@@ -166,6 +168,10 @@ export class QualityChart {
   }
 }
 
+function progressWords(share) {
+  return `Measuring: ${Math.round(100 * share)} %`;
+}
+
 /** The plan's sampler; one that comes in several numbers of steps where it does not. */
 function familyOf(model, plan) {
   const size = (name) => model.plans.filter((other) => other.sampler === name).length;
@@ -175,7 +181,7 @@ function familyOf(model, plan) {
 
 function partsOf(figure) {
   const [svg, caption] = [figure.querySelector("svg"), figure.querySelector("figcaption")];
-  return { svg, caption, details: figure.querySelector("details"), table: figure.querySelector("table") };
+  return { figure, svg, caption, details: figure.querySelector("details"), table: figure.querySelector("table") };
 }
 
 function bandOf({ logsnr, mean, se }) {

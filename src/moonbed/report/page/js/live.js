@@ -1,23 +1,21 @@
 /** The live panel: a state, the squares that show it, and what the reader does to it. */
 
 import { Camera } from "./camera.js";
-import { Stage } from "./canvas.js";
 import { Controls, limitWords } from "./controls.js";
 import { ErrorChart, QualityChart } from "./curves.js";
-import { Menu, OWN, alive } from "./menu.js";
-import { arrange, squareWords } from "./panels.js";
+import { Menu, OWN, alive, hasLevels } from "./menu.js";
 import { Player } from "./player.js";
 import { readFrame } from "./readings.js";
 import { Scenery } from "./scenery.js";
 import { cheaper, fromHash, settle, toHash } from "./state.js";
+import { Squares, say } from "./squares.js";
 import { Track } from "./track.js";
-import { counted, pictureWords, planWords, readings } from "./words.js";
+import { pictureWords } from "./words.js";
 
 const COLOURS = ["bg", "ink", "muted", "line", "accent", "target", "generated"];
 const QUIET = 1200; // milliseconds without change before the words for a screen reader change
 const BEAT = 80; // milliseconds between two changes of the numbers while time runs: faster cannot be read
 const STEP = 0.02; // of the run, a press of an arrow key
-const STRIDE = 0.06; // of the picture's half, a press of an arrow key on it
 
 export class Live {
   /** @param {HTMLElement} root; @param {object} live the document; @param {ArrayBuffer} blob; @param {Client} client */
@@ -26,16 +24,16 @@ export class Live {
     this.menu = new Menu(live);
     this.cameras = new Map();
     const camera = (model) => this.cameraOf(live, blob, model);
-    const source = { client, live, blob, camera, changed: () => this.draw(), progressed: () => this.showProgress() };
+    const source = { client, live, blob, camera, changed: () => this.draw() };
     this.source = source;
+    source.progressed = () => this.squares.showProgress();
     this.tracks = { a: new Track(source), b: new Track(source) };
     this.scenery = new Scenery(source);
     this.error = new ErrorChart(this.part("live-error"), source);
     this.quality = new QualityChart(this.part("live-quality"), source);
     this.player = new Player((share) => this.move(share), (playing) => this.played(playing));
     this.controls = new Controls(root, this.menu, (change) => this.change(change));
-    this.squares = [];
-    this.cursor = null;
+    this.squares = new Squares(this.part("live-stages"), this.part("live-stage"), this);
     this.colours = {};
     this.touched = false;
     this.told = 0;
@@ -49,7 +47,7 @@ export class Live {
   }
 
   cameraOf(live, blob, model) {
-    const key = live.laws[model.law] && live.laws[model.law].kind !== "none" ? model.law : `model ${model.index}`;
+    const key = this.menu.hasLaw(model) ? model.law : `model ${model.index}`;
     if (!this.cameras.has(key)) this.cameras.set(key, new Camera(readFrame(live, blob, model)));
     return this.cameras.get(key);
   }
@@ -119,9 +117,8 @@ export class Live {
     if (other) tracks.b.aim(other, menu.counterpart(other, plan), state);
     this.controls.show(state);
     this.note(model, plan);
-    const known = (m) => this.scenery.known(m) || this.isKnown(m);
-    this.quality.aim(model, alive(model) ? plan : null, state, known);
-    this.arrange();
+    this.quality.aim(model, alive(model) ? plan : null, state, (m) => this.menu.hasLaw(m));
+    this.squares.arrange(state, menu);
     this.draw();
   }
 
@@ -130,45 +127,20 @@ export class Live {
     return alive(this.menu.model(this.state.model)) ? this.menu.model(this.state.beside) : undefined;
   }
 
+  /** Is there a denoiser, and a law to hold against it? */
   isKnown(model) {
-    const law = this.source.live.laws[model.law];
-    return Boolean(law) && law.kind !== "none" && model.levels !== null;
+    return this.menu.hasLaw(model) && hasLevels(model);
   }
 
   note(model, plan) {
     const note = this.part("live-note");
     const cheap = alive(model) && cheaper(this.menu, model, this.state.n);
     const spared = cheap && this.state.sampler !== OWN && plan.id === cheap.id && !this.touched;
-    const told = spared ? `Its own sampler, ${model.plans[0].text}, takes longer in a page: here it starts with ${plan.text}.` : "";
-    const field = this.state.view === "field" ? "Arrows show the flow that all particles follow; their length is the root of its speed." : "";
-    note.textContent = [limitWords(model), told, field].filter(Boolean).join(" ");
+    const told = [limitWords(model)];
+    if (spared) told.push(`Its own sampler, ${model.plans[0].text}, takes longer in a page: it starts with ${plan.text}.`);
+    if (this.state.view === "field") told.push("Arrows: the probability flow; their length is the root of its speed.");
+    note.textContent = told.filter(Boolean).join(" ");
     note.hidden = !note.textContent;
-  }
-
-  /** As many squares as the state shows; squares that stay keep their canvases. */
-  arrange() {
-    const wanted = arrange(this.state, this.menu);
-    const place = this.part("live-stages");
-    while (this.squares.length > wanted.length) this.squares.pop().figure.remove();
-    while (this.squares.length < wanted.length) this.squares.push(this.square(place));
-    wanted.forEach((look, i) => Object.assign(this.squares[i], look));
-    place.dataset.count = wanted.length;
-  }
-
-  square(place) {
-    const figure = this.part("live-stage").content.firstElementChild.cloneNode(true);
-    place.append(figure);
-    const square = { figure, stage: new Stage(figure) };
-    const sky = figure.querySelector("canvas.sky");
-    sky.addEventListener("click", (event) => {
-      const box = sky.getBoundingClientRect();
-      this.drop(square, [(2 * (event.clientX - box.left)) / box.width - 1, 1 - (2 * (event.clientY - box.top)) / box.height]);
-    });
-    sky.addEventListener("blur", () => {
-      this.cursor = null;
-      this.draw();
-    });
-    return square;
   }
 
   /** Drop a particle at a place of the square, each coordinate in [-1, 1]; its path begins there, at the noise end. */
@@ -185,9 +157,9 @@ export class Live {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const arrow = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[key];
     if (target.matches("canvas.sky")) {
-      const square = this.squares.find((candidate) => candidate.figure.contains(target));
-      if (arrow) this.point(square, arrow, event.shiftKey ? 4 : 1);
-      else if (key === "Enter") this.drop(square, this.cursor ? this.cursor.at : [0, 0]);
+      const square = this.squares.of(target);
+      if (arrow) this.squares.point(square, arrow, event.shiftKey ? 4 : 1);
+      else if (key === "Enter") this.drop(square, this.squares.cursorIn(square));
       else if (key === " ") this.player.toggle();
       else return;
     } else if (key === " " && !target.matches("button, input:not([type=range]), select, summary")) this.player.toggle();
@@ -196,13 +168,6 @@ export class Live {
       this.save();
     } else return;
     event.preventDefault();
-  }
-
-  point(square, [dx, dy], times) {
-    const at = this.cursor && this.cursor.square === square ? this.cursor.at : [0, 0];
-    const bounded = (value) => Math.min(Math.max(value, -1), 1);
-    this.cursor = { square, at: [bounded(at[0] + dx * STRIDE * times), bounded(at[1] + dy * STRIDE * times)] };
-    this.draw();
   }
 
   scrub(share) {
@@ -229,7 +194,7 @@ export class Live {
   paint() {
     const style = getComputedStyle(this.root);
     for (const name of COLOURS) this.colours[name] = style.getPropertyValue(`--${name}`).trim();
-    for (const { stage } of this.squares) stage.drawn = "";
+    this.squares.forget();
     this.draw();
   }
 
@@ -248,7 +213,7 @@ export class Live {
     }
     const told = !this.player.playing || begin - this.told > BEAT;
     if (told) this.told = begin;
-    for (const square of this.squares) this.drawSquare(square, told);
+    this.squares.draw(told);
     const { model, picture } = this.tracks.a;
     if (picture) {
       const models = [model, ...(this.second() ? [this.tracks.b.model] : [])].filter(Boolean);
@@ -256,44 +221,12 @@ export class Live {
       if (told) this.error.show(models, this.state.w, level, (m) => this.isKnown(m));
     }
     this.showTime(told);
-    this.showProgress();
+    this.squares.showProgress();
     this.cost = performance.now() - begin;
   }
 
   waiting() {
     return this.tracks.a.busy || (this.second() !== undefined && this.tracks.b.busy);
-  }
-
-  drawSquare({ figure, stage, slot, show }, told) {
-    const { state, colours } = this;
-    const track = this.tracks[slot];
-    stage.fit();
-    stage.clear();
-    if (told) nameSquare(figure, state, track, show);
-    if (!track.picture) {
-      say(figure.querySelector(".stage-note"), track.error || `Sampling ${counted(state.n)} particles`);
-      return;
-    }
-    const { model, picture } = track;
-    const { reach } = this.source.camera(model);
-    const settled = !this.player.playing;
-    const look = { view: state.view, show, slot, model, w: state.w, level: picture.level(state.t), colours, settled };
-    say(figure.querySelector(".stage-note"), this.scenery.lay(stage, look));
-    if (!show) stage.particles(picture.at(state.t), state.trails ? picture.tails(state.t) : [], reach, colours.generated);
-    if (show !== "exact" || model.kind === "exact") this.drawPaths(stage, track, reach);
-    if (this.cursor && this.cursor.square.stage === stage) stage.cross(this.cursor.at.map((v) => v * reach), reach, colours.ink);
-  }
-
-  drawPaths(stage, track, reach) {
-    const { ink, bg, generated } = this.colours;
-    for (const path of track.paths) {
-      stage.disc(path.drop, reach, 3.2, { fill: bg, stroke: ink });
-      if (!path.picture) continue;
-      stage.lines([path.picture.way(0, 1)], reach, ink, 1, 0.35);
-      stage.lines([path.picture.way(0, this.state.t)], reach, ink, 1.5);
-      const now = path.picture.at(this.state.t);
-      stage.disc([now[0], now[1]], reach, 4.4, { fill: generated, stroke: ink });
-    }
   }
 
   showTime(told) {
@@ -308,17 +241,6 @@ export class Live {
     }, QUIET);
   }
 
-  showProgress() {
-    for (const { figure, slot } of this.squares) {
-      const track = this.tracks[slot];
-      const bar = figure.querySelector(".stage-progress");
-      if (!track.busy && !bar.classList.contains("busy")) continue;
-      bar.classList.toggle("busy", track.busy);
-      bar.style.transform = `scaleX(${track.busy ? track.share : 0})`;
-      figure.setAttribute("aria-busy", track.busy);
-    }
-  }
-
   async copy() {
     history.replaceState(null, "", `#${toHash(this.state)}`);
     const button = this.part("live-copy");
@@ -331,31 +253,4 @@ export class Live {
     }
     setTimeout(() => (button.textContent = words), 2000);
   }
-}
-
-function nameSquare(figure, state, track, show) {
-  const { model, plan, picture } = track;
-  if (!model) return;
-  const what = show ? squareWords(state.view, show) : plan ? planWords(plan) : `${counted(picture ? picture.n : 0)} samples`;
-  say(figure.querySelector(".stage-name"), model.label);
-  say(figure.querySelector(".stage-what"), track.error || what);
-  figure.querySelector("canvas.sky").setAttribute("aria-label", `${model.label}: ${what}`);
-  const list = figure.querySelector(".stage-readings");
-  const told = readings(state, track);
-  while (list.children.length > told.length) list.lastChild.remove();
-  told.forEach(([name, value], i) => {
-    if (!list.children[i]) {
-      const row = document.createElement("div");
-      row.append(document.createElement("dt"), document.createElement("dd"));
-      list.append(row);
-    }
-    say(list.children[i].firstChild, name);
-    say(list.children[i].lastChild, value);
-  });
-}
-
-/** Set a text where it differs; an empty note is hidden. */
-function say(element, text) {
-  if (element.textContent !== text) element.textContent = text;
-  if (element.tagName === "P" && !element.classList.contains("unseen")) element.hidden = !text;
 }

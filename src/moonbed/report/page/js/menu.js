@@ -33,6 +33,12 @@ export class Menu {
     return model.exact === null || model.exact === model.index ? undefined : this.models[model.exact];
   }
 
+  /** Is the law of the model's samples known in closed form? */
+  hasLaw(model) {
+    const law = this.live.laws[model.law];
+    return Boolean(law) && law.kind !== "none";
+  }
+
   /** [{value, text}], the model's own sampler first. */
   samplers(model) {
     if (!model.plans.length) return [];
@@ -50,7 +56,7 @@ export class Menu {
     return [...new Set(stepsOf(model, sampler))].sort((a, b) => a - b);
   }
 
-  /** The plan of that sampler with the nearest number of steps, in ratio; the own plan where there is no such sampler. */
+  /** The plan of that sampler whose number of steps is nearest in ratio; the own plan without such a sampler. */
   plan(model, sampler, steps) {
     if (sampler === OWN) return model.plans[0];
     const family = model.plans.filter((plan) => plan.sampler === sampler);
@@ -71,6 +77,16 @@ export class Menu {
 /** Does the model run in the page? */
 export function alive(model) {
   return model.kind !== "recorded" && model.plans.length > 0;
+}
+
+/** Is it drawn as fields and densities: does it run, in the plane, and denoise at every noise level? */
+export function inPlane(model) {
+  return alive(model) && model.dim === 2 && hasLevels(model);
+}
+
+/** Has the model a denoiser at every noise level? */
+export function hasLevels(model) {
+  return model.levels !== null && model.levels !== undefined;
 }
 
 /** Multiplications that a plan costs for n particles, two operations each. */

@@ -12,8 +12,9 @@ export function arrange(state, menu) {
   if (state.view === "particles" || !alive(model)) {
     return other && alive(model) ? [square("a"), square("b")] : [square("a")];
   }
-  const wanted = state.show === "both" ? ["learned", "exact"] : [state.show];
-  const squares = (model.kind === "exact" ? ["exact"] : wanted).map((show) => square("a", show));
+  if (model.kind === "exact") return [square("a", "exact")];
+  if (!menu.hasLaw(model)) return [square("a", "learned")];
+  const squares = (state.show === "both" ? ["learned", "exact"] : [state.show]).map((show) => square("a", show));
   const second = state.show === "both" ? "learned" : state.show;
   return other && other.kind === "learned" && second !== "exact" ? [...squares, square("b", second)] : squares;
 }

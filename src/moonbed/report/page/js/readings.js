@@ -10,13 +10,13 @@ export function readFrame(live, blob, model) {
   if (law && law.kind === "mixture") {
     const centres = pairs(arrayView(blob, law.centres), law.dim);
     const spread = spreadOf(arrayView(blob, law.variances), law.variances.shape, centres.length);
-    return frameOf(centres, spread, weightsOf(blob, law));
+    return frameOf(centres, spread, weightsOf(blob, law), law.dim);
   }
   if (law && law.kind === "boxes") {
     const low = pairs(arrayView(blob, law.low), law.dim);
     const width = pairs(arrayView(blob, law.width), law.dim);
     const centres = low.map(([x, y], k) => [x + width[k][0] / 2, y + width[k][1] / 2]);
-    return frameOf(centres, width.map(([a, b]) => Math.max(a, b) / Math.sqrt(12)), weightsOf(blob, law));
+    return frameOf(centres, width.map(([a, b]) => Math.max(a, b) / Math.sqrt(12)), weightsOf(blob, law), law.dim);
   }
   const points = readSamples(blob, model);
   if (!points) return { mean: [0, 0], variance: 1, reach: 3.2 };

@@ -1,4 +1,4 @@
-/** The ground of each square: the exact law's density, vector fields and densities of a model, asked for as time moves. */
+/** The ground of each square, asked for as time moves: the exact law's density, a model's vector field and density. */
 
 import { Asking } from "./asking.js";
 import { arrows, channels, outline, quantile, shade, shadeSigned } from "./ground.js";
@@ -15,7 +15,7 @@ const RATIOS = [-1.7, 1.7]; // below, the law itself; above, the noise itself
 const MASS = [0.5, 0.9];
 
 export class Scenery {
-  /** @param {{client: object, live: object, blob: ArrayBuffer, camera: (model: object) => object, changed: () => void}} source */
+  /** @param {{client: object, live: object, blob: ArrayBuffer, camera: Function, changed: () => void}} source */
   constructor(source) {
     const { client, changed } = source;
     this.source = source;
@@ -58,7 +58,7 @@ export class Scenery {
     return Boolean(law) && law.kind !== "none" && law.dim === 2;
   }
 
-  /** The law's density over the square at a noise ratio, its peak about 1: {key, values, count}; the latest while it is asked for. */
+  /** The law's density at a noise ratio, its peak 1: {key, values, count}; the latest known while it is asked for. */
   lawAt(slot, model, ratio) {
     const step = Math.round(Math.min(Math.max(ratio, RATIOS[0]), RATIOS[1]) / QUANTUM);
     const noise = 10 ** (step * QUANTUM);
@@ -72,13 +72,14 @@ export class Scenery {
     return shown && { key: found ? key : "stale", values: densities(shown), count: Math.sqrt(shown.length) };
   }
 
-  /** The field at the level nearest to a noise ratio, in the picture's units: {level, count, learned, exact, difference, error}. */
+  /** The field near a noise ratio, in the picture's units: {level, learned, exact, difference, error}. */
   fieldAt(slot, model, w, ratio) {
     const levels = this.levelsOf(model);
     const level = nearestLevel(levels, ratio);
     const camera = this.source.camera(model);
     const grid = camera.grid(ERRORS, levels.alpha[level], levels.sigma[level]);
-    const found = this.asking("field", slot).get([model.index, w, level].join(" "), { model: model.index, level, w, grid });
+    const key = [model.index, w, level].join(" ");
+    const found = this.asking("field", slot).get(key, { model: model.index, level, w, grid });
     if (!found) return null;
     if (!found.ready) {
       const convert = (vectors) => vectors && velocityOfPicture(vectors, levels, level, camera, grid);
@@ -89,7 +90,7 @@ export class Scenery {
     return found.ready;
   }
 
-  /** Densities at the level nearest to a noise ratio, {level, learned, exact}; not known ones are asked for if `ask`. */
+  /** Densities near a noise ratio, {level, learned, exact}; what is not known is asked for if `ask`. */
   densityAt(slot, model, w, ratio, ask) {
     const levels = this.levelsOf(model);
     const level = nearestLevel(levels, ratio);
@@ -146,14 +147,18 @@ export class Scenery {
     const unit = (1.8 * reach) / ARROWS;
     const sparse = rooted(everyThird(shown, ERRORS), long);
     const colour = show === "exact" ? colours.target : colours.generated;
-    stage.lay(`field ${model.index} ${w} ${show} ${field.level} ${law && law.key} ${colour}`, (context, size, dense) => {
+    const key = `field ${model.index} ${w} ${show} ${field.level} ${law && law.key} ${colour}`;
+    stage.lay(key, (context, size, dense) => {
       if (show === "difference" && field.error) layErrors(context, size, field.error, law, colours, dense);
       else if (law) shade(context, size, law.values, law.count, channels(colours.target), 0.22);
       arrows(context, size, sparse, ARROWS, reach, unit, colour, 1.15 * dense);
     });
     if (show !== "difference" || !field.exact) return "";
     const share = quantile(lengths(field.difference), 0.5) / (quantile(lengths(field.exact), 0.5) || 1);
-    return `The median difference is ${sayShare(share)} of the median field; its arrows are enlarged to be seen. Grey: squared error over σ².`;
+    return (
+      `The median difference is ${sayShare(share)} of the median field; its arrows are enlarged to be seen. ` +
+      `Grey: squared error over σ². Blue lines hold 50 and 90 % of the law.`
+    );
   }
 
   layDensity(stage, { slot, show, model, w, colours, settled }, ratio) {
@@ -177,7 +182,10 @@ export class Scenery {
       }
     });
     if (show !== "difference" || !both) return "";
-    return `Vermilion: the model has more; blue: less. Deepest colour: ${sayShare(high)} of the law's peak. Lines hold 50 and 90 % of the law.`;
+    return (
+      `Vermilion: the model has more; blue: less. Deepest colour: ${sayShare(high)} of the law's peak. ` +
+      `Lines hold 50 and 90 % of the law.`
+    );
   }
 }
 

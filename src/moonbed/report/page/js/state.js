@@ -4,7 +4,7 @@
  * What comes from an address is never trusted: a value that the document does not offer is replaced by the default.
  */
 
-import { OWN, alive, cost } from "./menu.js";
+import { OWN, alive, cost, inPlane } from "./menu.js";
 
 export const COUNTS = [250, 500, 1000, 2000, 5000];
 export const VIEWS = ["particles", "field", "density"];
@@ -25,7 +25,6 @@ export function settle(given, menu, base = {}) {
   };
   const model = menu.model(pick("model", (label) => menu.model(label), menu.first().label));
   const n = pick("n", (value) => COUNTS.includes(value), 1000);
-  const plane = model.dim === 2 && alive(model);
   const w = model.guidance && pick("w", Number.isFinite, model.guidance.scale);
   const exact = menu.exactOf(model);
   return {
@@ -34,16 +33,16 @@ export function settle(given, menu, base = {}) {
     n,
     seed: pick("seed", (value) => Number.isInteger(value) && value >= 0 && value < SEEDS, 1),
     w: model.guidance ? Math.min(Math.max(w, SCALE.min), SCALE.max) : null,
-    view: plane ? pick("view", (value) => VIEWS.includes(value), "particles") : "particles",
+    view: inPlane(model) ? pick("view", (value) => VIEWS.includes(value), "particles") : "particles",
     show: pick("show", (value) => SHOWS.includes(value), "both"),
-    beside: pick("beside", (label) => label === NONE || canStandBeside(menu.model(label), model), exact ? exact.label : NONE),
+    beside: pick("beside", (label) => label === NONE || beside(menu.model(label), model), exact ? exact.label : NONE),
     trails: pick("trails", (value) => typeof value === "boolean", false),
     t: Math.min(Math.max(pick("t", Number.isFinite, 1), 0), 1),
     drops: pick("drops", (value) => Array.isArray(value) && value.every(isPlace), []).slice(-DROPS),
   };
 }
 
-/** What a first look shows instead of a sampler that is too slow for it: as many evaluations as are quick; null if its own is. */
+/** The plan of a first look where the model's own is too slow for one: as many evaluations as are quick; else null. */
 export function cheaper(menu, model, n) {
   const own = model.plans[0];
   if (!own || cost(model, own, n) <= BOUND) return null;
@@ -92,7 +91,7 @@ function pickPlan(pick, menu, model, n) {
   return plan ? { sampler: plan.sampler, steps: plan.steps } : { sampler: OWN, steps: model.plans[0].steps };
 }
 
-function canStandBeside(other, model) {
+function beside(other, model) {
   return Boolean(other) && other.index !== model.index && alive(other);
 }
 

@@ -1,4 +1,4 @@
-/** One model on view: its particles and the paths of dropped ones, asked of the engine whenever what they depend on changes. */
+/** One model on view: its particles and the paths of dropped ones, asked for when what they depend on changes. */
 
 import { arrayView } from "./codec.js";
 import { Picture } from "./picture.js";

@@ -45,7 +45,8 @@ function trackWords(state, track) {
   if (!plan) return `${model.label}: ${counted(picture.n)} recorded samples.`;
   const { t, alpha, sigma } = picture.level(state.t);
   const outside = picture.outside(state.t);
-  const where = state.t <= 0 ? "at the noise" : state.t >= 1 ? "at the sample" : `${Math.round(100 * state.t)} % of the way`;
+  const way = `${Math.round(100 * state.t)} % of the way`;
+  const where = state.t <= 0 ? "at the noise" : state.t >= 1 ? "at the sample" : way;
   return (
     `${model.label}, ${plan.text}, ${counted(plan.nfe)} evaluations: ${counted(picture.n)} particles ${where}, ` +
     `t ${number(t)}, noise ratio ${number(sigma / alpha)}, ${outside ? counted(outside) : "none"} outside the picture.`
