@@ -1,4 +1,4 @@
-"""The loss floor: the loss of the exact denoiser, by prediction, weight, times and regression; and where there is none."""
+"""The loss floor: the loss of the exact denoiser, by prediction, weight, times, regression; and where there is none."""
 
 from __future__ import annotations
 

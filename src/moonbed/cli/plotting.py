@@ -199,7 +199,8 @@ def _animations(rows: Sequence[Row], store: Store, kind: str, out: Path, quiet: 
         way = states(first, store, PARTICLES)
         found = [*_followed(f"{name}, states", way, first.sampler.steps + 1, quiet)]
         points = reference(first)
-        pictures = animation.frames(found, points, _density(first, points), row.name)
+        title = f"{row.name}: {PARTICLES} particles, exact density in blue"
+        pictures = animation.frames(found, points, _density(first, points), title)
         shown = [*_followed(f"{name}, frames", pictures, len(animation.chosen(len(found))), quiet)]
         path = out / f"motion-{_slug(row.name)}.{kind}"
         Folder(out).write(path.name, animation.encode(shown, kind))

@@ -55,9 +55,9 @@ def document(entries: Sequence[Entry], store: Store | str, device: str = "cpu") 
 
 
 class Document:
-    """Models, and what they share; plans that another document recorded need no recording again."""
+    """Models, and what they share."""
 
-    def __init__(self, known: Document | None = None) -> None:
+    def __init__(self) -> None:
         self.blob = Blob()
         self._networks: dict[str, Any] = {}
         self._laws: dict[str, Any] = {}
@@ -65,7 +65,7 @@ class Document:
         self._levels: dict[str, Any] = {}
         self._models: list[dict[str, Any]] = []
         self._exact: dict[Any, int] = {}
-        self._made: dict[Any, Any] = {} if known is None else known._made
+        self._made: dict[Any, Any] = {}
 
     def data(self) -> dict[str, Any]:
         """The document."""
@@ -102,26 +102,16 @@ class Document:
         return self.add(name, row, experiment, [w for w in weights if w is not None], samples)
 
     def add(
-        self,
-        name: str,
-        row: int | None,
-        experiment: Experiment,
-        weights: Sequence[Weights],
-        samples: Any = None,
-        samplers: Sequence[Sampler] = (),
+        self, name: str, row: int | None, experiment: Experiment, weights: Sequence[Weights], samples: Any = None
     ) -> int:
-        """Add an experiment with the weights of its training, and of its guide; its index among the models.
-
-        With `samplers`, these take the place of the menu, and there are neither levels nor the exact model beside it.
-        """
-        exact = None if samplers else self._add_exact_of(experiment)
+        """Add an experiment with the weights of its training, and of its guide; its index among the models."""
+        exact = self._add_exact_of(experiment)
         try:
             training, denoiser = experiment.training, _learned(experiment)(_NOTHING)
             if training.objective.density:
                 raise Untraceable("a density is drawn from in one go: it has no denoiser")
             functions = [self._network(t, w) for t, w in zip(experiment.needs, weights, strict=True)]
-            wanted = samplers or menu(experiment, denoiser)
-            more = self._sampled(experiment, wanted, "network", _learned(experiment), bool(samplers))
+            more = self._sampled(experiment, menu(experiment, denoiser), "network", _learned(experiment))
             return self._add(name, row, experiment, samples, "learned", functions=functions, exact=exact, **more)
         except (Untraceable, SpecError) as error:
             return self._add(name, row, experiment, samples, exact=exact, reason=str(error))
@@ -211,18 +201,7 @@ class Document:
             self._laws[key] = laws.describe(target, self.blob.add)
         return key
 
-<<<<<<< HEAD
-    def _sampled(
-        self,
-        experiment: Experiment,
-        samplers: Any,
-        kind: str,
-        make: Callable[[float | None], Make] | Any,
-        plain: bool = False,
-    ) -> dict[str, Any]:
-=======
     def _sampled(self, experiment: Experiment, samplers: Any, kind: str, make: Make) -> dict[str, Any]:
->>>>>>> 86d3257f7f9c086b93ef7b6e0afe016f88c03b25
         guidance = experiment.guidance
         weight = None
         if guidance is not None:
@@ -246,8 +225,6 @@ class Document:
                 own = error if k == 0 else own
         if not plans:
             raise own or Untraceable("there is no sampler for it")
-        if plain:
-            return {"plans": plans}
         schedule = experiment.schedule or experiment.training.schedule
         levels = self._once((*key, "levels"), lambda: self._level_arrays(schedule, make, weight))
         return {"plans": plans, "levels": levels}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
+from moonbed.metrics.suites import SUITES
 from moonbed.report.figures.style import INK, TARGET, WIDTH, linear, logarithmic, new, note, styled
 from moonbed.report.tables import number
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["budget", "score_errors"]
 
+UNITS = {metric.label: metric.unit for suite in SUITES.values() for metric in suite}
 CAUSES = {"sampler": "#56B4E9", "capacity": "#E69F00", "estimation": "#009E73", "total": "#999999"}
 HATCHES = {"sampler": "", "capacity": "////", "estimation": "....", "total": "xxxx"}
 LINKS = {"capacity": "trained on the exact target", "estimation": "as it was trained"}
@@ -39,8 +42,8 @@ def budget(found: Anatomy, width: float = WIDTH) -> Figure:
     note(
         figure,
         "what each cause adds to a metric above its floor (which exact samples have), mean and 95 % interval over "
-        f"{over}; n = {found.experiment.n:,} samples; sampler: exact denoiser, same steps; capacity: same network on the exact "
-        "target; estimation: the rest",
+        f"{over}; n = {found.experiment.n:,} samples; sampler: exact denoiser, same steps; capacity: same network on "
+        "the exact target; estimation: the rest",
     )
     return figure
 
@@ -66,7 +69,9 @@ def _parts(axes: Axes, label: str, parts: Mapping[str, Part]) -> None:
     axes.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6))
     axes.tick_params(axis="y", length=0)
     linear(axes, "x", 3)
-    axes.set_title(f"{label}\nfloor {number(parts['floor'].value)}", loc="left")
+    floor = number(parts["floor"].value).replace("-", "−")
+    head = wrap(f"{label} [{unit}]" if (unit := UNITS.get(label)) else label, 24)
+    axes.set_title("\n".join([*head, f"floor {floor}"]), loc="left")
 
 
 @styled
@@ -94,6 +99,6 @@ def score_errors(
     logarithmic(axes, "x")
     axes.set(xlabel="noise level σ/α [units of x]", ylabel="E |D* − D|²/σ²\n[nats a unit of log σ]")
     axes.legend(loc="lower left")
-    axes.set_title(title, loc="left")
+    axes.set_title("\n".join(wrap(title, int(13 * width))), loc="left")
     note(figure, "band: 95 % interval of the mean; floor: 0, which the exact denoiser D* has at every noise level")
     return figure

@@ -21,6 +21,7 @@ from moonbed.report.figures.style import (
     new,
     note,
     parted,
+    pitch,
     plain,
     styled,
 )
@@ -46,7 +47,7 @@ def n50(rows: Sequence[Row], width: float = WIDTH) -> Figure:
     """Samples at which the panel's test tells a model from the truth half of the time, a line a row."""
     found = [(row, cell) for row in rows if (cell := n50_cell(row)) is not None]
     names, shared = parted([row.name for row, _ in found])
-    figure = new(width, 0.2 * len(found) + 1.25)
+    figure = new(width, pitch(names, 0.2) * len(found) + 1.25)
     axes = figure.subplots()
     sizes = sorted({row.results[0].experiment.n for row, _ in found})
     ends = [v for _, c in found for v in (*c.values, *(c.interval or ())) if v > 0]
@@ -56,11 +57,10 @@ def n50(rows: Sequence[Row], width: float = WIDTH) -> Figure:
     end = top * (top / low) ** 0.2
     axes.set_xlim(low, end)
     logarithmic(axes, "x")
-    for k, (_, cell) in enumerate(found):
+    for k, (row, cell) in enumerate(found):
+        n = row.results[0].experiment.n
+        axes.plot([n, n], [k - 0.5, k + 0.5], color=INK, linewidth=0.7, linestyle=(0, (3, 2)), gid="n")
         _line(axes, cell, k, (low, top, end))
-    for n in sizes:
-        axes.axvline(n, color=INK, linewidth=0.7, linestyle=(0, (3, 2)), gid="n")
-        axes.text(n / 1.06, -0.62, f"n = {n:,}", fontsize=6, ha="right", va="bottom")
     axes.axvline(end, color=TARGET, linewidth=2.0)
     axes.text(end, -0.62, "a perfect sampler: ∞", fontsize=6, ha="right", va="bottom", color=TARGET)
     axes.set(yticks=range(len(found)), yticklabels=names)
@@ -70,7 +70,7 @@ def n50(rows: Sequence[Row], width: float = WIDTH) -> Figure:
     note(
         figure,
         "N50: samples at which a score test of the exact law tells the model from it half of the time; "
-        f"band: floor. {f'{shared}; ' if shared else ''}{interval_caption([row for row, _ in found])}",
+        f"band: floor; dashed: n. {f'{shared}; ' if shared else ''}{interval_caption([row for row, _ in found])}",
     )
     return figure
 

@@ -47,10 +47,10 @@ def field(found: Sequence[Field], title: str, width: float = 7.0) -> Figure:
     figure.suptitle(title)
     note(
         figure,
-        "Colour: density at the noise level; right: log ratio of learned and exact, where the exact is above "
-        f"{np.exp(-FAINT):.2g} of its largest. Arrows: probability flow dy/dlog σ = y − D(y, σ) in y = x_t/α, one scale a "
-        "line; right: the difference, 4 times as long. Error: root mean square of |D − D*|/σ under the exact density "
-        "(floor: 0)",
+        "First seed; standardised coordinates. Colour: density at the noise level; right: log ratio of learned and "
+        f"exact, where the exact is above {np.exp(-FAINT):.2g} of its largest. Arrows: probability flow "
+        "dy/dlog σ = y − D(y, σ) in y = x_t/α, one scale a line; right: the difference, 4 times as long. "
+        "Error: root mean square of |D − D*|/σ under the exact density (floor: 0)",
     )
     return figure
 

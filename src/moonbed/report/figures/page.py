@@ -53,7 +53,7 @@ def _detection(rows: Sequence[Row]) -> Iterator[Made]:
     if cells := [(row.name, cell) for row in rows if (cell := detection.n50_cell(row)) is not None]:
         yield (
             "Samples that tell the model from the truth (N50)",
-            "How many samples a test of the exact law needs to reject the model half of the time; a perfect sampler: ∞; "
+            "How many samples a test of the exact law needs to reject the model half of the time; perfect: ∞; "
             + tables.interval_caption(rows),
             detection.n50(rows, PANEL),
             (
@@ -101,7 +101,7 @@ def _budgets(rows: Sequence[Row], store: Store) -> Iterator[Made]:
         causes = list(anatomy.CAUSES)
         yield (
             f"Error budget of {name}",
-            f"What each cause adds above the floor: n = {found.experiment.n:,}, {found.repeats} repeats, 95 % intervals",
+            f"What each cause adds above the floor, 95 % intervals; n = {found.experiment.n:,}, {found.repeats} draws",
             anatomy.budget(found, PANEL),
             (
                 ("metric", "floor", *causes),

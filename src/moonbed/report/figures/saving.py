@@ -20,6 +20,8 @@ __all__ = ["FORMATS", "save", "svg"]
 
 FORMATS = ("png", "svg", "pdf")
 DPI = 200
+VARIABLES = {"#0072b2": "target", "#d55e00": "generated"}
+"""Colours that a page has in two versions, for light and dark; elsewhere they are what they are here."""
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -57,14 +59,16 @@ def svg(figure: Figure, title: str, prefix: str) -> str:
     view = re.search(r'viewBox="([^"]*)"', text)
     opening = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{view.group(1) if view else ""}" role="img" '
-        f'aria-label={quoteattr(title)} fill="currentColor" stroke-linejoin="round" stroke-linecap="butt">'
+        f'aria-label={quoteattr(title)} fill="currentColor" stroke-linejoin="round" stroke-linecap="butt" '
+        'font-family="sans-serif">'
         f"<title>{escape(title)}</title>"
     )
     text = opening + text[text.index(">") + 1 :]
     text = text.replace("#000000", "currentColor").replace("xlink:href", "href")
-    for colour, name in (("#0072b2", "target"), ("#d55e00", "generated")):  # lighter on a dark ground
+    for colour, name in VARIABLES.items():
         text = text.replace(colour, f"var(--{name}, {colour})")
     text = re.sub(r"(font: [^;\"]*?[\d.]+px)[^;\"]*", r"\1 sans-serif", text)
+    text = re.sub(r"font-family: [^;\"]*(; )?", "", text)
     used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', text))
     text = re.sub(r'\sid="([^"]*)"', lambda m: f' id="{prefix}-{m[1]}"' if m[1] in used else "", text)
     text = re.sub(r'(url\(#|href="#)', rf"\g<1>{prefix}-", text)

@@ -8,6 +8,7 @@ vermilion, here as on the page. A figure is `WIDTH` inches wide, a column of a p
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec
@@ -118,8 +119,8 @@ def logarithmic(axes: Axes, which: str) -> None:
     getattr(axes, f"set_{which}scale")("log")
     axis = axes.xaxis if which == "x" else axes.yaxis
     low, high = sorted(axes.get_xlim() if which == "x" else axes.get_ylim())
-    narrow = low > 0 and math.log10(high / low) < 1.2
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if narrow else (1.0,), numticks=6))
+    narrow = low > 0 and math.log10(high / low) < 2
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if narrow else (1.0,), numticks=9))
     axis.set_major_formatter(FuncFormatter(lambda value, _: power(value)))
     axis.set_minor_formatter(NullFormatter())
 
@@ -141,13 +142,26 @@ def short(name: str, most: int = 22) -> str:
 
 
 def parted(names: Sequence[str], most: int = 22) -> tuple[list[str], str]:
-    """Names without what all of them have behind a comma, and that; `residual, quick` and `ema, quick` have `quick`."""
+    """Names without what all of them have behind a comma, and that; `residual, quick` and `ema, quick` have `quick`.
+
+    What is still long is in two lines, and cut off behind these.
+    """
     tails = [name.split(", ")[1:] for name in names]
     shared = ""
     if len(names) > 1 and tails[0] and all(tail == tails[0] for tail in tails):
         shared = ", ".join(tails[0])
         names = [name.split(", ")[0] for name in names]
-    return [short(name, most) for name in names], shared
+    return ["\n".join(textwrap.wrap(name, most, max_lines=2, placeholder="…")) for name in names], shared
+
+
+def pitch(names: Sequence[str], usual: float) -> float:
+    """Inches from row to row that names beside a panel need."""
+    return max(usual, 0.24) if any("\n" in name for name in names) else usual
+
+
+def margin(names: Sequence[str]) -> float:
+    """Inches that names beside a panel take."""
+    return 0.062 * max((len(line) for name in names for line in name.split("\n")), default=1) + 0.15
 
 
 def plain(values: Iterable[float | None]) -> list[float]:
@@ -157,7 +171,5 @@ def plain(values: Iterable[float | None]) -> list[float]:
 
 def note(figure: Figure, text: str, size: float = 6.0) -> None:
     """A line or more below all panels: what the numbers are."""
-    import textwrap
-
-    columns = max(30, int(figure.get_figwidth() * 24))
+    columns = max(30, int(figure.get_figwidth() * 21))
     figure.supxlabel("\n".join(textwrap.wrap(text, columns)), fontsize=size, x=0.01, ha="left")

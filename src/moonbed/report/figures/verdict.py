@@ -23,9 +23,11 @@ from moonbed.report.figures.style import (
     WIDTH,
     linear,
     logarithmic,
+    margin,
     new,
     note,
     parted,
+    pitch,
     plain,
     short,
     styled,
@@ -57,14 +59,12 @@ def verdict(rows: Sequence[Row], labels: Sequence[str] | None = None, width: flo
     """Values and intervals of all rows on their floors, a strip for each metric (all with values, unless said)."""
     labels = list(labels or shown(rows))
     names, shared = parted([row.name for row in rows])
-    margin = 0.062 * max(map(len, names), default=1) + 0.15
-    columns = max(1, min(len(labels), int((width - margin) / STRIP)))
+    room = width - margin(names)
+    columns = max(1, min(len(labels), int(room / STRIP)))
     lines = -(-len(labels) // columns)
-    wrapped = {
-        label: wrap(titled(label, rows[0].cells[label]), int(15 * (width - margin) / columns)) for label in labels
-    }
+    wrapped = {label: wrap(titled(label, rows[0].cells[label]), int(15 * room / columns)) for label in labels}
     head = 0.3 + 0.13 * max(map(len, wrapped.values()))
-    figure = new(width, lines * (head + 0.155 * len(rows)) + 0.85)
+    figure = new(width, lines * (head + pitch(names, 0.155) * len(rows)) + 0.85)
     grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
     for axes, label in zip(grid.flat, labels, strict=False):
         axes.set_title("\n".join(wrapped[label]), loc="left", pad=3)

@@ -59,6 +59,7 @@ export class Samples {
     const now = `${run.step} ${run.status === "training"}`;
     if (this.busy || now === this.seen || !run.steps) return;
     this.busy = true;
+    if (!this.answer) this.say("Asking for the model.");
     try {
       await this.load();
       this.seen = now;
