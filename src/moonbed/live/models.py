@@ -57,7 +57,8 @@ def document(entries: Sequence[Entry], store: Store | str, device: str = "cpu") 
 class Document:
     """Models, and what they share."""
 
-    def __init__(self) -> None:
+    def __init__(self, known: Document | None = None) -> None:
+        """Plans that `known` recorded are not recorded again."""
         self.blob = Blob()
         self._networks: dict[str, Any] = {}
         self._laws: dict[str, Any] = {}
@@ -65,7 +66,7 @@ class Document:
         self._levels: dict[str, Any] = {}
         self._models: list[dict[str, Any]] = []
         self._exact: dict[Any, int] = {}
-        self._made: dict[Any, Any] = {}
+        self._made = {} if known is None else {k: v for k, v in known._made.items() if k[-1] != "levels"}
 
     def data(self) -> dict[str, Any]:
         """The document."""
@@ -102,16 +103,26 @@ class Document:
         return self.add(name, row, experiment, [w for w in weights if w is not None], samples)
 
     def add(
-        self, name: str, row: int | None, experiment: Experiment, weights: Sequence[Weights], samples: Any = None
+        self,
+        name: str,
+        row: int | None,
+        experiment: Experiment,
+        weights: Sequence[Weights],
+        samples: Any = None,
+        samplers: Sequence[Sampler] = (),
     ) -> int:
-        """Add an experiment with the weights of its training, and of its guide; its index among the models."""
-        exact = self._add_exact_of(experiment)
+        """Add an experiment with the weights of its training, and of its guide; its index among the models.
+
+        `samplers` take the place of the menu; then there are neither levels nor the exact model beside it.
+        """
+        exact = None if samplers else self._add_exact_of(experiment)
         try:
             training, denoiser = experiment.training, _learned(experiment)(_NOTHING)
             if training.objective.density:
                 raise Untraceable("a density is drawn from in one go: it has no denoiser")
             functions = [self._network(t, w) for t, w in zip(experiment.needs, weights, strict=True)]
-            more = self._sampled(experiment, menu(experiment, denoiser), "network", _learned(experiment))
+            wanted = samplers or menu(experiment, denoiser)
+            more = self._sampled(experiment, wanted, "network", _learned(experiment), bool(samplers))
             return self._add(name, row, experiment, samples, "learned", functions=functions, exact=exact, **more)
         except (Untraceable, SpecError) as error:
             return self._add(name, row, experiment, samples, exact=exact, reason=str(error))
@@ -201,7 +212,9 @@ class Document:
             self._laws[key] = laws.describe(target, self.blob.add)
         return key
 
-    def _sampled(self, experiment: Experiment, samplers: Any, kind: str, make: Make) -> dict[str, Any]:
+    def _sampled(
+        self, experiment: Experiment, samplers: Any, kind: str, make: Make, plain: bool = False
+    ) -> dict[str, Any]:
         guidance = experiment.guidance
         weight = None
         if guidance is not None:
@@ -225,6 +238,8 @@ class Document:
                 own = error if k == 0 else own
         if not plans:
             raise own or Untraceable("there is no sampler for it")
+        if plain:
+            return {"plans": plans}
         schedule = experiment.schedule or experiment.training.schedule
         levels = self._once((*key, "levels"), lambda: self._level_arrays(schedule, make, weight))
         return {"plans": plans, "levels": levels}
