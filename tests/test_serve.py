@@ -17,18 +17,22 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 from browser import watched
 from small import METRICS, RUN, tiny
 
 from moonbed.component import SpecError
-from moonbed.experiments import PRESETS, Store, run
+from moonbed.diffusion.density import MaximumLikelihood
+from moonbed.experiments import PRESETS, Store, Training, run
 from moonbed.experiments.floors import save_floor
 from moonbed.experiments.presets import published
 from moonbed.experiments.store import Folder, save_spec
 from moonbed.experiments.train import State, train
+from moonbed.networks.flow import SplineFlow
 from moonbed.networks.residual import Residual
 from moonbed.serve import application, is_loopback
 from moonbed.serve.index import Index, thinned
+from moonbed.serve.models import Models, weights_of
 from moonbed.serve.naming import brief, described
 from moonbed.serve.server import listen
 
@@ -221,6 +225,44 @@ def test_a_thousand_runs_are_listed_in_a_second(tmp_path, monkeypatch):
     assert read == []
 
 
+# Models
+
+
+def test_the_model_of_a_checkpoint_is_what_training_would_sample_with(tmp_path):
+    """Its averaged weights, bit for bit; and where the browser has no counterpart, samples and the reason."""
+    training = tiny("ema", training__steps=300).training
+    store, state = Store(tmp_path), State(training)
+    folder = store.training(training)
+    save_spec(folder, training)
+    assert Models(store).live(folder)["reason"].startswith("No checkpoint yet")
+    next(train(training, state))
+    folder.save_checkpoint(*state.snapshot(), 0.1)
+    weights, step = weights_of(folder, training, None)
+    wanted = state.weights_for_sampling()
+    assert step == 100
+    assert all(torch.equal(weights[name], w) for name, w in wanted.items())
+    last = state.network.state_dict()
+    assert any(not torch.equal(weights[name], w) for name, w in last.items())
+    models = Models(Store(tmp_path, readonly=True))
+    first = models.live(folder)
+    assert [plan["text"] for plan in first["document"]["plans"].values()] == [
+        "DDIM, 32 steps",
+        "DDIM, 8 steps",
+        "Heun, 16 steps",
+    ]
+    assert models.live(folder) is first
+    density = Training(
+        network=SplineFlow(hidden=(8,)), objective=MaximumLikelihood(), steps=100, batch=64, points=1000, averaging=None
+    )
+    folder = store.training(density)
+    save_spec(folder, density)
+    folder.save_checkpoint(*State(density).snapshot(), 0.1)
+    drawn = models.live(folder)
+    assert (drawn["document"], drawn["samples"]["sampler"], drawn["samples"]["dim"]) == (None, "Draw", 2)
+    assert "density" in drawn["reason"]
+    assert len(drawn["target"]["points"]) == 2000
+
+
 # What is not done
 
 
@@ -306,8 +348,13 @@ def test_nothing_is_written(store, tmp_path):
             found = by_id(port)
             assert len(found) == 6
             for key in (DONE.training.id, CUT.training.id, DIVERGED.training.id):
-                for path in (f"/runs/{key}", f"/api/runs/{key}", f"/api/runs/{key}/live", f"/runs/{key}/report"):
-                    assert ask(port, path)[0] in (200, 409), path
+                for path in (f"/runs/{key}", f"/api/runs/{key}", f"/api/runs/{key}/live"):
+                    assert ask(port, path)[0] == 200, path
+                status, headers, body = ask(port, f"/runs/{key}/report")
+                assert (status, b'id="moonbed-live"' in body) == (
+                    (200, True) if key == DONE.training.id else (409, False)
+                )
+                assert headers["content-security-policy"].startswith("default-src 'none'")
     finally:
         for path in (root, *(p for p in root.rglob("*") if p.is_dir())):
             path.chmod(0o755)
@@ -497,10 +544,12 @@ def test_the_list_in_a_browser(view):
 
 @pytest.mark.parametrize("which", ["done", "interrupted", "hostile"])
 def test_a_run_in_a_browser(view, which):
+    from playwright.sync_api import expect as sees  # waits by itself; what evaluates texts is against the page's policy
+
     key = {"done": DONE.training.id, "interrupted": CUT.training.id, "hostile": "0123456789abcdef"}[which]
     view.on("dialog", lambda d: pytest.fail(f"a script of the store ran: {d.message}"))
     view.goto(f"{view.address}/runs/{key}")
-    view.wait_for_function("document.getElementById('configuration').textContent.startsWith('Training(')")
+    sees(view.locator("#configuration")).to_contain_text("Training(")
     assert view.inner_text("#badge") == {"hostile": "diverged"}.get(which, which)
     if which == "hostile":
         assert HOSTILE in view.inner_text("#message")
@@ -508,8 +557,16 @@ def test_a_run_in_a_browser(view, which):
         assert view.locator("main script").count() == 0
     else:
         assert view.locator("#curve svg circle").count() == 1
+        view.wait_for_selector("#clouds:not([hidden])", timeout=60_000)  # the model came and was sampled here
+        painted = "c => c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some((v, k) => k % 4 == 3 && v)"
+        assert view.eval_on_selector("#generated", painted)
+        assert view.eval_on_selector("#target", painted)
+        what = "step 300 by DDPMScheduler, 5 steps" if which == "done" else "step 100 by DDIM, 32 steps"
+        sees(view.locator("#samples-text")).to_contain_text(f"2,000 samples of {what}")
     if which == "done":
         assert "sliced W1" in view.inner_text("#measured")
+        view.select_option("#plan", label="Heun, 16 steps")
+        sees(view.locator("#samples-text")).to_contain_text("by Heun, 16 steps")
 
 
 def test_a_server_that_goes_is_said(browser, store):

@@ -66,7 +66,9 @@ class Document:
         self._levels: dict[str, Any] = {}
         self._models: list[dict[str, Any]] = []
         self._exact: dict[Any, int] = {}
-        self._made = {} if known is None else {k: v for k, v in known._made.items() if k[-1] != "levels"}
+        self._made: dict[Any, Any] = (
+            {} if known is None else {k: v for k, v in known._made.items() if k[-1] != "levels"}
+        )
 
     def data(self) -> dict[str, Any]:
         """The document."""

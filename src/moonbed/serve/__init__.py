@@ -11,7 +11,7 @@ anybody may read. Times are seconds since 1970, losses means over 100 steps:
     `status`, `sampler`, `n`, `told`, `exploded`, `metrics`: how many}].
 `GET /api/runs/<id>`
     RUN with `spec`, `log` ([[step, loss]]), `versions`, and in each experiment its `spec` and `values`: [{`metric`,
-    `value`, `interval`, `floor`: 5 % and 95 % of `draws` exact draws, `text`}].
+    `value`, `interval`, `floor`: 5 % and 95 % of `draws` exact draws, `text`}]; "inf" and "nan" are texts.
 `GET /api/runs/<id>/live`
     {"step", "document", "blob", "samples", "target", "reason"}: the model of the last checkpoint, or of the finished
     training, as `moonbed.live` writes it, the blob in base64. Of one that a browser cannot run `samples` are {`points`,

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 else:
     torch = lazy_import("torch")
 
-__all__ = ["Models", "assets", "nothing"]
+__all__ = ["Models", "assets", "nothing", "weights_of"]
 
 KEPT = 4
 """Answers that are kept for the next one who asks."""
@@ -121,7 +121,7 @@ class Models:
         return self._made[key]
 
     def _live(self, folder: Folder, training: Training, record: Mapping[str, Any] | None) -> dict[str, Any]:
-        weights, step = _weights(folder, training, record)
+        weights, step = weights_of(folder, training, record)
         experiment, needed = self._asked(folder, training, weights, record)
         denoiser = denoiser_of(experiment, needed[0], "cpu", *needed[1:])
         samplers = _menu(experiment, denoiser)
@@ -156,10 +156,9 @@ class Models:
 
 def _menu(experiment: Experiment, denoiser: Denoiser) -> list[Sampler]:
     """Quick samplers that are right for it, its own first where that is one of them."""
-    right = [s for s in menu(experiment, denoiser) if s in QUICK or s == experiment.sampler]
-    own = denoiser.posterior or experiment.sampler.flow_map or isinstance(experiment.sampler, Renoise)
-    quick = [s for s in right if s.steps <= MANY and (own or s != experiment.sampler)]
-    return quick or right
+    own, right = experiment.sampler, list(menu(experiment, denoiser))
+    fitting = own.steps <= MANY and (denoiser.posterior or own.flow_map or isinstance(own, Renoise))
+    return [own] * fitting + [s for s in QUICK if s in right and s != own] or [own]
 
 
 def _experiments(folder: Folder) -> list[Experiment]:
@@ -172,7 +171,7 @@ def _experiments(folder: Folder) -> list[Experiment]:
     return found
 
 
-def _weights(folder: Folder, training: Training, record: Mapping[str, Any] | None) -> tuple[Weights, int]:
+def weights_of(folder: Folder, training: Training, record: Mapping[str, Any] | None) -> tuple[Weights, int]:
     """The weights to sample with and their step, of a finished training or of the last checkpoint of another."""
     from safetensors.torch import load
 
