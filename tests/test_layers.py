@@ -12,15 +12,16 @@ import moonbed
 from moonbed.component import discover
 
 SRC = Path(moonbed.__file__).parent
-GROUND = {"component", "rng", "points", "_lazy"}
+GROUND = {"component", "rng", "points", "_lazy", "_shown"}
 PILLARS = {"targets", "networks", "diffusion", "metrics"}
 TRAINING = {"experiments.train", "experiments.run", "experiments.workers"}
 
 ALLOWED = {
-    "component": {"_lazy"},
+    "component": {"_lazy", "_shown"},
     "rng": {"_lazy"},
     "points": {"component", "_lazy"},
     "_lazy": set(),
+    "_shown": set(),
     **{pillar: GROUND | {pillar} for pillar in PILLARS},
     "laws": GROUND | PILLARS | {"laws"},
     "experiments": GROUND | PILLARS | {"experiments", ""},

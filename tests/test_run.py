@@ -13,9 +13,10 @@ import torch
 from small import METRICS, RUN, files, names_in, tiny
 
 import moonbed
+from moonbed.calls import measure
 from moonbed.component import SpecError
 from moonbed.diffusion.samplers import DDIM, Heun
-from moonbed.experiments import Experiment, Store, StoreError, measure, run
+from moonbed.experiments import Experiment, Store, StoreError, run
 from moonbed.experiments.evaluate import exploded, reference
 from moonbed.experiments.floors import draw_floors, floor_name, load_floor, null_draw, save_floor
 from moonbed.experiments.optimizers import AdamW

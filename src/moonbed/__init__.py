@@ -8,6 +8,9 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from moonbed import _shown
+from moonbed._lazy import lazy_import
+
 __version__ = "0.1.0"
 
 _HOMES = {
@@ -26,10 +29,15 @@ _HOMES = {
     "Store": "experiments",
     "PRESETS": "experiments",
     "run": "experiments",
-    "measure": "experiments",
+    "measure": "calls",
+    "compare": "calls",
+    "anatomy": "calls",
+    "write_report": "calls",
     "table": "report",
 }
 __all__ = ["__version__", *_HOMES]
+
+_shown.face = lazy_import("moonbed.report.notebook")
 
 
 def __getattr__(name: str) -> Any:

@@ -26,6 +26,7 @@ import hashlib
 import importlib
 import inspect
 import json
+import linecache
 import math
 import pkgutil
 import re
@@ -38,6 +39,8 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, dataclass_transform
 
 from annotated_types import Ge, Gt, Le
+
+from moonbed._shown import Shown
 
 __all__ = [
     "Component",
@@ -90,7 +93,7 @@ _RESERVED = frozenset({"type", "source", "id", "spec", "check", "kind", "parse",
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
-class Component(ABC):
+class Component(Shown, ABC):
     """Base of everything that can stand in a configuration. See the module's docstring."""
 
     _plugin: ClassVar[bool] = False
@@ -345,10 +348,16 @@ def _source_digest(cls: type) -> str:
     try:
         module = sys.modules.get(cls.__module__)
         file = getattr(module, "__file__", None)
-        text = Path(file).read_text(encoding="utf-8") if file else inspect.getsource(cls)
+        text = Path(file).read_text(encoding="utf-8") if file else _cell(cls) or inspect.getsource(cls)
     except (OSError, TypeError):
         raise SpecError([("", f"{cls.__name__} has no source to identify it by: define it in a file")]) from None
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _cell(cls: type) -> str:
+    """The text of the notebook's cell that defines a class, "" where there is none."""
+    names = (getattr(getattr(value, "__code__", None), "co_filename", "") for value in vars(cls).values())
+    return next((text for name in names if name in linecache.cache and (text := "".join(linecache.getlines(name)))), "")
 
 
 def _pretty(value: Any, indent: int = 0) -> str:

@@ -56,7 +56,7 @@ function smallDocument() {
 
   // x, then Euler's and an ancestral step for form's sake: x + 0.1 F(x) + 0.01 noise
   const plans = {};
-  for (const steps of [1, 4, 1000]) {
+  for (const steps of [1, 4, 100]) {
     const [code, numbers, states] = [[0, 0, 0, 0, 4, 0, 1, 0, 1], [1], [1, 0, 1]];
     for (let i = 0; i < steps; i++) {
       code.push(2, 0, 1, 0, 1, 1, 0, 0, 0, 4, 0, 3, 0, 3, 2, 1);

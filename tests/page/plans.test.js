@@ -37,6 +37,12 @@ test("a plan of all kinds of lines", () => {
   assertEqual(world.asked, [[0.1, 0.7]]);
 });
 
+test("a sum is no state", () => {
+  const states = [...plan([0, 0, 0, 0, 5, 0, 1, 0, 1, 4, 0, 2, 0, 2, 1], [3, 1, 2]).run(worldOf(2, 1), 2)];
+  assertEqual(states.length, 1);
+  assertClose(states[0].x, worldOf(2, 1).start().map((v) => 7 * v), 1e-15);
+});
+
 test("guidance is linear in its scale", () => {
   const code = [0, 0, 0, 0, 4, 0, 1, 0, 1];
   const scaled = plan(code, [2], [0.5]);

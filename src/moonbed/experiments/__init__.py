@@ -2,11 +2,10 @@
 
 from moonbed.component import discover
 from moonbed.experiments.presets import PRESETS
-from moonbed.experiments.rows import measure
 from moonbed.experiments.run import run
 from moonbed.experiments.spec import Averaging, Experiment, Optimizer, Training
 from moonbed.experiments.store import Store, StoreError
 
-__all__ = ["PRESETS", "Averaging", "Experiment", "Optimizer", "Store", "StoreError", "Training", "measure", "run"]
+__all__ = ["PRESETS", "Averaging", "Experiment", "Optimizer", "Store", "StoreError", "Training", "run"]
 
 discover(__name__)

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from moonbed._lazy import lazy_import
+from moonbed._shown import Shown
 from moonbed.component import SpecError, digest
 from moonbed.diffusion.objectives import Denoising
 from moonbed.diffusion.regressions import ExactMean
@@ -56,8 +57,8 @@ class Part:
     interval: tuple[float, float]
 
 
-@dataclass(frozen=True)
-class Anatomy:
+@dataclass(frozen=True, repr=False)
+class Anatomy(Shown):
     """The error budget of an experiment: by the label of a metric, its parts, and the values of each link by repeat.
 
     `score_error` has the curves of the links of which a metric gives one: columns sigma, mean, error.

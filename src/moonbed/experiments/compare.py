@@ -23,6 +23,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from moonbed._shown import Shown
 from moonbed.component import SpecError
 from moonbed.experiments.rows import DRAWS, Row, follow, rows
 from moonbed.experiments.run import Failure, Progress, Result
@@ -67,8 +68,8 @@ class Difference:
     verdict: Verdict
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Shown):
     """B against A over paired seeds. `more` is about how many further seeds would decide, where they would."""
 
     a: str

@@ -41,8 +41,15 @@ PLACES: Mapping[str, str] = {
 
 
 def load_file(path: str | Path) -> ModuleType:
-    """Import a Python file, once. Raises `SpecError` if it is not there or does not run."""
+    """Import a Python file, once. Raises `SpecError` if it is not there or does not run.
+
+    A module that was imported from it already, by whatever name, is that one: also the script that is running.
+    """
     path = Path(path).resolve()
+    for known in list(sys.modules.values()):
+        file = getattr(known, "__file__", None)
+        if file and file.endswith(path.name) and Path(file).resolve() == path:
+            return known
     name = f"moonbed_file_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     if name in sys.modules:
         return sys.modules[name]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from moonbed import _shown
+from moonbed._shown import Shown
 from moonbed.experiments.evaluate import Answer, askable_of
 from moonbed.experiments.floors import load_floor
 from moonbed.experiments.presets import CHANGES, PUBLISHED
-from moonbed.experiments.run import Failure, Progress, Result, execute, gather, suite
+from moonbed.experiments.run import Failure, Progress, Result, execute
 from moonbed.experiments.spec import Experiment
 from moonbed.experiments.store import Store
 from moonbed.metrics import Metric
@@ -21,7 +22,7 @@ from moonbed.targets import Target
 DRAWS = 39
 """Exact draws of a floor: enough for a two-sided p of 0.05."""
 
-__all__ = ["DRAWS", "Cell", "Row", "floor_of", "follow", "measure", "rows"]
+__all__ = ["DRAWS", "Cell", "Row", "Rows", "floor_of", "follow", "rows"]
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,8 @@ class Cell:
         return max(self.metric.least, found[0]), min(self.metric.most, found[1])
 
 
-@dataclass(frozen=True)
-class Row:
+@dataclass(frozen=True, repr=False)
+class Row(Shown):
     """One experiment over its seeds; `cells` is keyed by the metric's label (and id, where two have the same)."""
 
     name: str
@@ -73,6 +74,14 @@ class Row:
     def sentence(self) -> str:
         """The diagnosis of the first seed in words."""
         return self.done[0].sentence if self.done else ""
+
+
+class Rows(Shown, list[Row]):
+    """A list of rows that displays itself as a table."""
+
+    def to_pandas(self, wide: bool = False) -> Any:
+        """A DataFrame: a line for each row and metric, or with `wide` a line a row and a column a metric."""
+        return _shown.face.to_pandas(self, wide=wide)
 
 
 def follow(
@@ -99,9 +108,9 @@ def rows(
     metrics: Sequence[Metric],
     store: Store,
     changes: Mapping[str, str] = CHANGES,
-) -> list[Row]:
+) -> Rows:
     """Results by name, as rows with their floors; published values where the metrics are the published ones."""
-    out = []
+    out = Rows()
     for name, found in results.items():
         cells: dict[str, Cell] = {}
         spec, done = found[0].experiment, [r for r in found if r.status == "done"]
@@ -130,23 +139,3 @@ def floor_of(store: Store, target: Target, metric: Metric, n: int) -> Floor | No
     """The floor that the store holds, None without draws."""
     draws = load_floor(store, target, metric, n)
     return Floor(draws) if draws else None
-
-
-def measure(
-    experiments: Mapping[str, Experiment | Sequence[Experiment]],
-    *,
-    metrics: Sequence[Metric] | str = "default",
-    draws: int = DRAWS,
-    store: Store | str | Path = "runs",
-    device: str = "auto",
-    jobs: int = 1,
-) -> list[Row]:
-    """Run experiments by name (several of one name are its seeds) and return a row for each, with floors.
-
-    What the store holds is not computed again. Raises, and asks for a guard with several `jobs`, as
-    `moonbed.experiments.run.run` does.
-    """
-    wanted = {name: [e] if isinstance(e, Experiment) else list(e) for name, e in experiments.items()}
-    chosen, where = suite(metrics), Store.at(store)
-    found = {r.experiment.id: r for r in gather(follow(wanted, chosen, draws, where, device, jobs))}
-    return rows({name: [found[e.id] for e in group] for name, group in wanted.items()}, chosen, where, changes={})

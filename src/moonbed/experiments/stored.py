@@ -19,7 +19,7 @@ from moonbed.experiments.evaluate import answer_name, read_answer
 from moonbed.experiments.named import find_experiment
 from moonbed.experiments.plugins import experiments_in
 from moonbed.experiments.presets import BUDGETS, CHANGES, PRESETS, published
-from moonbed.experiments.rows import Row, rows
+from moonbed.experiments.rows import Rows, rows
 from moonbed.experiments.run import Result, outcome
 from moonbed.experiments.spec import Experiment, Training
 from moonbed.experiments.store import Store, StoreError, load_spec
@@ -238,14 +238,14 @@ def stored_result(store: Store, experiment: Experiment, metrics: Sequence[Metric
     return dataclasses.replace(outcome(store, experiment), answers=answers)
 
 
-def stored_rows(groups: Mapping[str, Sequence[Experiment]], metrics: Sequence[Metric], store: Store) -> list[Row]:
+def stored_rows(groups: Mapping[str, Sequence[Experiment]], metrics: Sequence[Metric], store: Store) -> Rows:
     """A row for each name, as `moonbed.experiments.rows.rows` makes them; floors as the store holds them.
 
     A preset under a budget or on the published data has the preset's short name where no other row has it, and beside
     it the published values.
     """
     plain = [name.partition(",")[0] for name in groups]
-    out = []
+    out = Rows()
     for (name, group), base in zip(groups.items(), plain, strict=True):
         results = [stored_result(store, experiment, metrics) for experiment in group]
         preset = base if base in PRESETS and (name in PRESETS or name in _known()) else name

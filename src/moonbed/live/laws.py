@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from moonbed._lazy import lazy_import
 from moonbed.component import SpecError
+from moonbed.live.tilts import as_mixture
 from moonbed.targets import Target
 from moonbed.targets.boxes import Boxes, BoxMixture
 from moonbed.targets.given import Given
 from moonbed.targets.lifted import Lifted
 from moonbed.targets.mixtures import GaussianMixture, Mixture
 from moonbed.targets.published import PublishedMoons
-from moonbed.targets.tilted import Tilted
+from moonbed.targets.tilted import Tilt, Tilted
 
 if TYPE_CHECKING:
     import torch
@@ -50,6 +51,8 @@ def _mixture(law: Any) -> tuple[Mixture | BoxMixture, Any]:
         return law, None
     if isinstance(law, GaussianMixture | Boxes):
         return law.mixture, law.labels if law.classes > 1 else None
+    if isinstance(law, Tilted) and isinstance(law.law, Tilt):
+        return _tilted(law.law, law.target)
     if isinstance(law, PublishedMoons | Given | Tilted):
         return _mixture(law.law)
     if isinstance(law, Lifted):
@@ -68,6 +71,14 @@ def _lifted(law: Lifted) -> tuple[Mixture, Any]:
     scale = 1 / float(law.scale[0])
     wide = scale * torch.sqrt(std**2 + law.noise**2)
     return Mixture(inner.weights, scale * inner.centres @ law.isometry.T, wide), labels
+
+
+def _tilted(tilt: Tilt, target: Target) -> tuple[Mixture, Any]:
+    whole, _ = _mixture(target)
+    found = as_mixture(tilt, whole) if isinstance(whole, Mixture) and len(whole.weights) <= MOST else None
+    if found is None:
+        raise Unknown("no mixture that the page could carry is near enough to the tilted law")
+    return found, None
 
 
 def describe(law: Any, add: Callable[[Any, str], Mapping[str, Any]]) -> dict[str, Any]:

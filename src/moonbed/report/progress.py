@@ -1,8 +1,12 @@
-"""Progress on standard error: bars with rate and loss on a terminal, a line for each finished stage elsewhere."""
+"""Progress: bars with rate and loss on a terminal, a line for each finished stage elsewhere, one line in a notebook."""
 
 from __future__ import annotations
 
+import math
+import sys
 import time
+import warnings
+from html import escape
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,7 +23,7 @@ from rich.progress import (
 from rich.progress import Task as RichTask
 from rich.text import Text
 
-__all__ = ["Bars"]
+__all__ = ["Bars", "Cell", "bars"]
 
 
 class _Rate(ProgressColumn):
@@ -75,3 +79,56 @@ class Bars:
     def say(self, line: str) -> None:
         """Print a line above the bars."""
         self.console.print(line, style="dim", highlight=False, markup=False)
+
+
+class Cell:
+    """The stage that is under way as one line in the output of a notebook's cell; it is gone at the end.
+
+    Drawn anew at most five times a second, by HTML alone: neither ipywidgets nor a script is needed.
+    """
+
+    def __init__(self) -> None:
+        self._drawn = -math.inf
+        self._handle: Any = None
+
+    def __enter__(self) -> Self:
+        warnings.filterwarnings("ignore", "IProgress not found")  # of tqdm, which others import: not ours to install
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._handle is not None:
+            self._draw("")
+
+    def show(self, name: str, event: Any) -> None:
+        """Say where a stage is."""
+        if time.monotonic() - self._drawn < 0.2:
+            return
+        self._drawn = time.monotonic()
+        bar = f'<progress max="{event.total}" value="{event.done}" style="vertical-align:middle"></progress>'
+        text = f"{escape(name)}: {escape(event.stage)} {event.done:,} of {event.total:,} {escape(event.note)}"
+        self._draw(f"{bar} <small>{text}</small>")
+
+    def _draw(self, html: str) -> None:
+        from IPython.display import display
+
+        data = {"text/html": html, "text/plain": ""}
+        if self._handle is None:
+            self._handle = display(data, raw=True, display_id=True)
+        else:
+            self._handle.update(data, raw=True)
+
+
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return getattr(shell, "kernel", None) is not None
+
+
+def bars(quiet: bool = False) -> Bars | Cell:
+    """Progress for a call from Python: in the cell of a notebook, on standard error of a terminal, else nowhere."""
+    if in_notebook() and not quiet:
+        return Cell()
+    return Bars(quiet or not Console(stderr=True).is_terminal)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from moonbed.experiments.judge import Judgement
 
 __all__ = [
+    "anatomy_about",
     "anatomy_csv",
     "anatomy_json",
     "anatomy_table",
@@ -123,8 +124,8 @@ def comparison_table(found: Comparison) -> Table:
         f"{found.sentence}"
     )
     a, b = found.rows
-    titles = ("metric", f"A: {a.name.removeprefix('A: ')}", f"B: {b.name.removeprefix('B: ')}", "floor")
-    table = _table(*titles, "difference", "effect", "p", "equivalent", "B is", caption=caption)
+    arms = (_arm("A", a.name), _arm("B", b.name))
+    table = _table("metric", *arms, "floor", "difference", "effect", "p", "equivalent", "B is", caption=caption)
     colour = {"better": "green", "worse": "red", "equivalent": "cyan"}
     for label, d in found.differences.items():
         low, high = d.interval
@@ -136,6 +137,10 @@ def comparison_table(found: Comparison) -> Table:
             label, *cells, doubt, effect, f"{d.p_holm:.2g}", f"{d.p_equivalent:.2g}", f"[{mark}]{d.verdict}[/]"
         )
     return table
+
+
+def _arm(letter: str, name: str) -> str:
+    return letter if name == letter else f"{letter}: {name.removeprefix(f'{letter}: ')}"
 
 
 def measured_arm(values: tuple[float, ...]) -> str:
@@ -209,19 +214,24 @@ def _part(part: Part) -> str:
     return f"{number(part.value)}{doubt}"
 
 
-def anatomy_table(found: Anatomy) -> Table:
-    """A line a metric: what each cause of error adds to it."""
+def anatomy_about(found: Anatomy) -> str:
+    """What the numbers of an error budget are."""
     over = (
         f"{found.seeds} trainings from different seeds"
         if found.seeds > 1
         else f"{found.repeats} draws of samples and reference; one training, so nothing is said of other seeds"
     )
-    caption = (
+    return (
         f"n = {found.experiment.n:,} samples; what each cause adds, in the metric's units, mean and 95 % interval over "
         f"{over}\nfloor: exact samples; sampler: exact denoiser, same sampler and steps; capacity: same network on the "
         "exact regression target, same training steps; estimation: the rest; total: all above the floor"
     )
-    table = _table("metric", "floor", "sampler", "capacity", "estimation", "total", caption=caption)
+
+
+def anatomy_table(found: Anatomy) -> Table:
+    """A line a metric: what each cause of error adds to it."""
+    titles = ("metric", "floor", "sampler", "capacity", "estimation", "total")
+    table = _table(*titles, caption=anatomy_about(found))
     for label, parts in found.parts.items():
         table.add_row(label, *(_part(part) for part in parts.values()))
     return table

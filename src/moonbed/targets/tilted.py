@@ -26,7 +26,7 @@ from moonbed.targets.boxes import BoxMixture
 from moonbed.targets.curves import TwoMoons
 from moonbed.targets.mixtures import GaussianMixture, Mixture
 from moonbed.targets.published import PublishedMoons
-from moonbed.targets.quadrature import Quadrature
+from moonbed.targets.quadrature import Grid, Quadrature
 
 if TYPE_CHECKING:
     import torch
@@ -137,6 +137,11 @@ class Tilt:
             return log_p + self._w * (log_part - log_p)
 
         return Quadrature(self._log_density, draws, on_axes)
+
+    @property
+    def grid(self) -> Grid:
+        """Nodes that have the law's mass."""
+        return self._quadrature.grid
 
     def _log_density(self, x: Tensor) -> Tensor:
         """(n,): log q + log Z."""

@@ -21,7 +21,7 @@ __all__ = ["budget", "score_errors"]
 
 UNITS = {metric.label: metric.unit for suite in SUITES.values() for metric in suite}
 CAUSES = {"sampler": "#56B4E9", "capacity": "#E69F00", "estimation": "#009E73", "total": "#999999"}
-HATCHES = {"sampler": "", "capacity": "////", "estimation": "....", "total": "xxxx"}
+HATCHES = {"sampler": "", "capacity": "////", "estimation": "\\\\\\\\", "total": "xxxx"}
 LINKS = {"capacity": "trained on the exact target", "estimation": "as it was trained"}
 TITLE = "Score error: its integral over log σ is Girsanov's bound"
 DASHES = {"capacity": (0, (4, 1.5)), "estimation": "-"}

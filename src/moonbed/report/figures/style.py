@@ -49,7 +49,7 @@ STYLE: dict[str, Any] = {
     "legend.frameon": False,
     "legend.handlelength": 2.4,
     "figure.constrained_layout.use": True,
-    "figure.facecolor": "none",
+    "figure.facecolor": "white",
     "axes.facecolor": "none",
     "savefig.facecolor": "none",
     "svg.fonttype": "none",

@@ -9,6 +9,9 @@ const NOISE = 1;
 const NETWORK = 2;
 const LAW = 3;
 const STATE = 4;
+const SUM = 5;
+
+const OWN_KINDS = [NETWORK, LAW, SUM]; // whose vectors nobody else holds
 
 /** A plan, decoded: for each line its kind, function, the lines that it combines, and where its numbers begin. */
 export class Plan {
@@ -70,7 +73,7 @@ export class Plan {
       const { kind, f, uses, columns, number } = this.lines[i];
       if (kind === START) vectors[i] = world.start();
       else if (kind === NOISE) vectors[i] = world.noise(draws++);
-      else if (kind === STATE) vectors[i] = combine(vectors, uses, numbers, number, room());
+      else if (kind === STATE || kind === SUM) vectors[i] = combine(vectors, uses, numbers, number, room());
       else {
         combine(vectors, uses, numbers, number, input);
         const own = number + uses.length;
@@ -80,7 +83,7 @@ export class Plan {
       }
       for (const used of uses) {
         if (this.lastUse[used] === i && vectors[used]) {
-          if (this.lines[used].kind === NETWORK || this.lines[used].kind === LAW) spare.push(vectors[used]);
+          if (OWN_KINDS.includes(this.lines[used].kind)) spare.push(vectors[used]);
           vectors[used] = null;
         }
       }

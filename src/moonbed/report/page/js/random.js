@@ -21,7 +21,7 @@ function hashWords(text) {
 /** One sequence of random numbers; each draw goes on where the last one ended. */
 export class Random {
   constructor(seed, ...name) {
-    [this.a, this.b, this.c, this.d] = hashWords([seed, ...name].join("\x1f")).map((word) => word | 0);
+    [this.a, this.b, this.c, this.d] = hashWords([seed, ...name].join("\x1f"));
     if (!(this.a | this.b | this.c | this.d)) this.a = 1;
   }
 

@@ -1,0 +1,30 @@
+"""Objects that display themselves: in a notebook as HTML, at a prompt as text.
+
+What is shown is drawn by `report`, which knows components and results; these must not know it. So they only inherit
+`Shown`, and `moonbed/__init__.py`, the one place that knows where everything lives, says who draws: `face` is the
+module `moonbed.report.notebook`, imported at its first use.
+
+`_repr_html_` and `_repr_mimebundle_` are the protocol of IPython's rich display (ipython.readthedocs.io, Integrating
+your objects with IPython), which Jupyter, VS Code, Colab and marimo follow.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["Shown"]
+
+face: Any = None
+
+
+class Shown:
+    """Base of what displays itself."""
+
+    def __repr__(self) -> str:
+        return str(face.text(self))
+
+    def _repr_html_(self) -> str:
+        return str(face.html(self))
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        return {"text/plain": str(face.text(self)), "text/html": self._repr_html_()}
