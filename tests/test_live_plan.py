@@ -30,9 +30,10 @@ from moonbed.experiments.evaluate import assembled, exactly
 from moonbed.experiments.spec import Experiment, Training
 from moonbed.laws.samplers import natives
 from moonbed.live.beside import _stand_in
-from moonbed.live.models import _exact, _learned
+from moonbed.live.fakes import Functions, states
+from moonbed.live.makers import exact, learned
 from moonbed.live.plan import LAW, NETWORK, NOISE, START, STATE, lines
-from moonbed.live.recording import Functions, levels, record, states
+from moonbed.live.recording import levels, record
 from moonbed.live.replay import run_plan
 from moonbed.live.tape import Untraceable
 from moonbed.rng import Rng
@@ -91,7 +92,7 @@ STRAIGHT = [s for s in natives() if type(s).__name__ not in ("RK45", "PredictorC
 @pytest.mark.parametrize("sampler", STRAIGHT, ids=lambda s: str(s).replace("\n", "")[:70])
 def test_a_plan_is_its_sampler(sampler, schedule):
     experiment = Experiment(training=PLAIN.replace(schedule=schedule), sampler=sampler.replace(steps=9))
-    for make, kind in ((_learned(experiment), NETWORK), (_exact(experiment), LAW)):
+    for make, kind in ((learned(experiment), NETWORK), (exact(experiment), LAW)):
         plan = record(experiment.sampler, make, hold=False)
         close(experiment.sampler, make, plan, kind)
         assert len(plan.states) == sum(k == STATE for k, *_ in lines(plan.code, plan.numbers))
@@ -107,7 +108,7 @@ def test_every_native_sampler_has_a_plan_or_a_reason():
 def test_what_depends_on_the_state_is_refused_in_words(name):
     sampler = Sampler.parse({"type": name})
     with pytest.raises(Untraceable, match=name + " (chooses its steps|does more than form linear combinations)"):
-        record(sampler.replace(steps=6), _learned(Experiment(training=PLAIN, sampler=sampler)))
+        record(sampler.replace(steps=6), learned(Experiment(training=PLAIN, sampler=sampler)))
 
 
 SCHEDULERS = [
@@ -120,7 +121,7 @@ SCHEDULERS = [
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_a_plan_is_its_scheduler(name):
     experiment = Experiment(training=Training(), sampler=Diffusers(scheduler=name, steps=20))
-    make = _learned(experiment)
+    make = learned(experiment)
     close(experiment.sampler, make, record(experiment.sampler, make, hold=False), rtol=2e-5)
 
 
@@ -129,7 +130,7 @@ def test_a_scheduler_of_diffusers_flows():
         training=PLAIN.replace(schedule=Linear()),
         sampler=Diffusers(scheduler="FlowMatchEulerDiscreteScheduler", steps=12),
     )
-    make = _learned(experiment)
+    make = learned(experiment)
     close(experiment.sampler, make, record(experiment.sampler, make), rtol=2e-5)
 
 
@@ -144,7 +145,7 @@ def test_a_scheduler_of_diffusers_flows():
     ids=lambda s: type(s).__name__,
 )
 def test_lines_stay_short_however_many_the_steps(sampler):
-    make = _learned(Experiment(training=Training(), sampler=sampler))
+    make = learned(Experiment(training=Training(), sampler=sampler))
     plan = record(sampler, make)
     terms = [len(back) for _, _, back, _ in lines(plan.code, plan.numbers)]
     assert max(terms) <= 9
@@ -153,7 +154,7 @@ def test_lines_stay_short_however_many_the_steps(sampler):
 
 def test_a_thousand_steps_of_the_published_sampler():
     sampler = Diffusers(scheduler="DDPMScheduler", steps=1000)
-    plan = record(sampler, _learned(Experiment(training=Training(), sampler=sampler)))
+    plan = record(sampler, learned(Experiment(training=Training(), sampler=sampler)))
     assert plan.evaluations == 1000
     assert len(plan.numbers) < 6_000
     t, alpha, sigma = plan.states.T
@@ -170,7 +171,7 @@ def test_a_thousand_steps_of_the_published_sampler():
 )
 def test_a_state_has_the_level_at_which_it_is_asked_about(sampler):
     sampler = sampler.replace(steps=6)
-    plan = record(sampler, _learned(Experiment(training=PLAIN, sampler=sampler)))
+    plan = record(sampler, learned(Experiment(training=PLAIN, sampler=sampler)))
     times = sampler.spacing.times(PLAIN.schedule, 6)
     assert np.allclose(plan.states[:-1, 0], times, atol=1e-9)
     assert np.allclose(plan.states[:-1, 1], PLAIN.schedule.alpha(times))
@@ -179,15 +180,15 @@ def test_a_state_has_the_level_at_which_it_is_asked_about(sampler):
 
 def test_noise_that_is_added_on_the_way_is_taken_off_the_level():
     sampler = Churn(steps=8)
-    plan = record(sampler, _learned(Experiment(training=PLAIN, sampler=sampler)))
+    plan = record(sampler, learned(Experiment(training=PLAIN, sampler=sampler)))
     assert np.allclose(plan.states[:-1, 2], PLAIN.schedule.sigma(sampler.spacing.times(PLAIN.schedule, 8)), rtol=1e-6)
-    renoised = record(Renoise(steps=4), _learned(Experiment(training=PLAIN, sampler=sampler)))
+    renoised = record(Renoise(steps=4), learned(Experiment(training=PLAIN, sampler=sampler)))
     assert renoised.states[1:].tolist() == [[0, 1, 0]] * 4
 
 
 def test_the_first_state_is_where_the_sampler_starts():
     for sampler, scale in ((DDIM(steps=4), 20.0), (Diffusers(scheduler="EulerDiscreteScheduler", steps=4), None)):
-        plan = record(sampler, _learned(Experiment(training=PLAIN, sampler=sampler)))
+        plan = record(sampler, learned(Experiment(training=PLAIN, sampler=sampler)))
         (first, *_), (second, _, back, numbers), *_ = lines(plan.code, plan.numbers)
         assert (first, second, back) == (START, STATE, [1])
         assert scale is None or numbers[0] == pytest.approx(scale)
@@ -209,7 +210,7 @@ def guided(guidance, sampler, **more):
 def test_guidance_of_any_scale_is_one_plan(kind, sampler):
     guide = LABELLED.replace(steps=500, schedule=DiffusersBetas(), prediction=Epsilon()) if kind == "auto" else None
     base = AutoGuidance() if kind == "auto" else CFG(low=0.1, high=5.0) if kind == "interval" else CFG()
-    build = _exact if kind == "exact" else _learned
+    build = exact if kind == "exact" else learned
 
     def weight(w):
         return build(guided(base.replace(scale=w), sampler, guide=guide))
@@ -222,7 +223,7 @@ def test_guidance_of_any_scale_is_one_plan(kind, sampler):
 
 def test_a_label_is_a_column():
     experiment = Experiment(training=LABELLED, sampler=DDIM(steps=3), label=1)
-    plan = record(experiment.sampler, _learned(experiment))
+    plan = record(experiment.sampler, learned(experiment))
     told = [
         numbers[len(back) : -1].tolist() for kind, _, back, numbers in lines(plan.code, plan.numbers) if kind == NETWORK
     ]
@@ -231,7 +232,7 @@ def test_a_label_is_a_column():
 
 def test_another_schedule_and_a_guide_under_another_one():
     experiment = Experiment(training=Training(), sampler=DDIM(steps=6), schedule=VE())
-    make = _learned(experiment)
+    make = learned(experiment)
     close(experiment.sampler, make, record(experiment.sampler, make), rtol=1e-8)
 
 
@@ -239,7 +240,7 @@ def test_another_schedule_and_a_guide_under_another_one():
 @pytest.mark.parametrize("sampler", [Jump(steps=4), Renoise(steps=3), DDIM(steps=4)], ids=lambda s: type(s).__name__)
 def test_objectives_for_few_steps(objective, sampler):
     training = Training(schedule=Linear(), prediction=Velocity(), objective={"type": objective})
-    make = _learned(Experiment(training=training, sampler=sampler))
+    make = learned(Experiment(training=training, sampler=sampler))
     plan = record(sampler, make)
     close(sampler, make, plan)
     if objective != "ConsistencyTraining":
@@ -257,7 +258,7 @@ def test_a_level_is_the_denoiser(prediction):
     experiment = Experiment(training=training, sampler=DDIM(), label=0, guidance=CFG())
 
     def weight(w):
-        return _learned(experiment.replace(guidance=CFG(scale=w)))
+        return learned(experiment.replace(guidance=CFG(scale=w)))
 
     times = torch.tensor([1.0, 0.5, 0.01], dtype=torch.float64)
     x = Rng(0).stream("x").normal((N, 2), torch.float64)
@@ -347,7 +348,7 @@ class Behind(SteppingSampler):
 @pytest.mark.parametrize("sampler", [OwnSampler(steps=5), Keeps(steps=5)], ids=lambda s: type(s).__name__)
 def test_a_strangers_sampler_schedule_and_prediction(sampler):
     experiment = Experiment(training=PLAIN.replace(schedule=OwnSchedule(), prediction=OwnPrediction()), sampler=sampler)
-    for make, kind in ((_learned(experiment), NETWORK), (_exact(experiment), LAW)):
+    for make, kind in ((learned(experiment), NETWORK), (exact(experiment), LAW)):
         close(sampler, make, record(sampler, make), kind, rtol=1e-6)
 
 
@@ -356,12 +357,12 @@ def test_a_strangers_sampler_schedule_and_prediction(sampler):
 )
 def test_a_sampler_without_a_plan_is_refused(sampler):
     with pytest.raises(Untraceable):
-        record(sampler, _learned(Experiment(training=PLAIN, sampler=sampler)))
+        record(sampler, learned(Experiment(training=PLAIN, sampler=sampler)))
 
 
 def test_denoisers_are_those_of_an_experiment():
     """What is recorded is made by the code that samples."""
     experiment = Experiment(training=PLAIN, sampler=DDIM(steps=4))
     denoiser = assembled(experiment, PLAIN.denoiser(fakes(NETWORK).network(0)))
-    assert type(denoiser) is type(_learned(experiment)(fakes(NETWORK)))
+    assert type(denoiser) is type(learned(experiment)(fakes(NETWORK)))
     assert exactly(experiment, PLAIN.target, None).law is PLAIN.target

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from moonbed._lazy import lazy_import
 from moonbed.diffusion import Sampler
+from moonbed.live.fakes import Functions, Make, states
 from moonbed.live.plan import LAW, NETWORK, Plan
-from moonbed.live.recording import Functions, Make, states
 from moonbed.live.replay import run_plan
 from moonbed.live.tape import Untraceable
 from moonbed.rng import Rng

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from moonbed._lazy import lazy_import
-from moonbed.component import SpecError
 from moonbed.live.tilts import as_mixture
 from moonbed.targets import Target
 from moonbed.targets.boxes import Boxes, BoxMixture
@@ -85,7 +84,7 @@ def describe(law: Any, add: Callable[[Any, str], Mapping[str, Any]]) -> dict[str
     """The law as JSON; `add` stores an array and says where."""
     try:
         found, labels = parts(law)
-    except (Unknown, SpecError, NotImplementedError) as error:
+    except Exception as error:  # a stranger's target may fail in any way, and data may be elsewhere
         return {"kind": "none", "reason": str(error)}
     common: dict[str, Any] = {"dim": int(found[1].shape[1]), "log_weights": add(torch.log(found.weights), "f8")}
     if labels is not None:
@@ -95,12 +94,3 @@ def describe(law: Any, add: Callable[[Any, str], Mapping[str, Any]]) -> dict[str
         return {"kind": "boxes", **common, "low": low, "width": width}
     std = found.std[None] if found.std.ndim == 1 else found.std
     return {"kind": "mixture", **common, "centres": add(found.centres, "f8"), "variances": add(std**2, "f8")}
-
-
-def exact(target: Target) -> bool:
-    """Whether the page knows the law of a target."""
-    try:
-        parts(target)
-    except (Unknown, SpecError, NotImplementedError):
-        return False
-    return True

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -20,19 +20,21 @@ from moonbed._lazy import lazy_import
 from moonbed.component import SpecError
 from moonbed.diffusion import Sampler, Schedule
 from moonbed.diffusion.samplers import UniformLogSNR
-from moonbed.experiments.evaluate import Weights, assembled, exactly
+from moonbed.experiments.evaluate import Weights
 from moonbed.experiments.run import trained
 from moonbed.experiments.spec import Experiment, Training
 from moonbed.experiments.store import Store, StoreError
 from moonbed.live import laws, plan, recording, tape
+from moonbed.live.fakes import Make
+from moonbed.live.makers import NOTHING, dependencies, exact, learned, once
 from moonbed.live.menu import STEPS, menu, name_of, short, text_of
 from moonbed.live.pack import Blob
 from moonbed.live.plan import Plan
-from moonbed.live.recording import Functions, Make
 from moonbed.live.tape import Untraceable
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 else:
     np = lazy_import("numpy")
 
@@ -57,8 +59,7 @@ def document(entries: Sequence[Entry], store: Store | str, device: str = "cpu") 
 class Document:
     """Models, and what they share."""
 
-    def __init__(self, known: Document | None = None) -> None:
-        """Plans that `known` recorded are not recorded again."""
+    def __init__(self) -> None:
         self.blob = Blob()
         self._networks: dict[str, Any] = {}
         self._laws: dict[str, Any] = {}
@@ -66,9 +67,6 @@ class Document:
         self._levels: dict[str, Any] = {}
         self._models: list[dict[str, Any]] = []
         self._exact: dict[Any, int] = {}
-        self._made: dict[Any, Any] = (
-            {} if known is None else {k: v for k, v in known._made.items() if k[-1] != "levels"}
-        )
 
     def data(self) -> dict[str, Any]:
         """The document."""
@@ -94,14 +92,15 @@ class Document:
             return self.add_exact(name, row, experiment, samples)
         try:
             weights = [
-                trained(store, t, experiment.sigma_rel if t == experiment.training else None) for t in experiment.needs
+                trained(store, training, experiment.sigma_rel if training == experiment.training else None)
+                for training in experiment.needs
             ]
         except StoreError as error:
             return self._add(name, row, experiment, samples, reason=str(error))
-        missing = next((t for t, w in zip(experiment.needs, weights, strict=True) if w is None), None)
-        if missing is not None:
-            state = (store.training(missing).record() or {}).get("status", "not trained")
-            return self._add(name, row, experiment, samples, reason=f"its training is {state}: there are no weights")
+        for training, found in zip(experiment.needs, weights, strict=True):
+            if found is None:
+                status = (store.training(training).record() or {}).get("status", "not done")
+                return self._add(name, row, experiment, samples, reason=f"there are no weights: its training {status}")
         return self.add(name, row, experiment, [w for w in weights if w is not None], samples)
 
     def add(
@@ -119,44 +118,45 @@ class Document:
         """
         exact = None if samplers else self._add_exact_of(experiment)
         try:
-            training, denoiser = experiment.training, _learned(experiment)(_NOTHING)
-            if training.objective.density:
+            if experiment.training.objective.density:
                 raise Untraceable("a density is drawn from in one go: it has no denoiser")
             functions = [self._network(t, w) for t, w in zip(experiment.needs, weights, strict=True)]
-            wanted = samplers or menu(experiment, denoiser)
-            more = self._sampled(experiment, wanted, "network", _learned(experiment), bool(samplers))
-            return self._add(name, row, experiment, samples, "learned", functions=functions, exact=exact, **more)
-        except (Untraceable, SpecError) as error:
-            return self._add(name, row, experiment, samples, exact=exact, reason=str(error))
+            make = learned(experiment)
+            wanted = samplers or menu(experiment, make(NOTHING))
+            more = self._sampled(experiment, wanted, "network", make, levels=not samplers)
+        except Exception as error:  # a stranger's parts may fail in any way
+            return self._add(name, row, experiment, samples, exact=exact, reason=_words(error))
+        return self._add(name, row, experiment, samples, "learned", functions=functions, exact=exact, **more)
 
     def _add_exact_of(self, experiment: Experiment) -> int | None:
-        """The index of the exact model beside an experiment."""
+        """The index of the exact model beside an experiment, None where there is none that the page can run."""
         try:
-            guided = experiment.guide is None
-            exact = experiment.replace(exact=True, guide=None, guidance=experiment.guidance if guided else None)
-        except SpecError:
+            guidance = experiment.guidance if experiment.guide is None else None
+            return self._exactly("exact", None, experiment.replace(exact=True, guide=None, guidance=guidance))
+        except Exception:
             return None
-        return self.add_exact("exact", None, exact, None) if laws.exact(exact.law) or exact.guidance else None
 
     def add_exact(self, name: str, row: int | None, experiment: Experiment, samples: Any = None) -> int:
         """Add the exact denoiser of an experiment, once for each law and schedule; its index among the models."""
-        target, label = experiment.training.target, experiment.label
-        known = [target] if label is None else [target, target.given(label)]
-        functions = [self._law(law) for law in known]
-        key = (tuple(functions), experiment.schedule or experiment.training.schedule, experiment.guidance, row)
         try:
-            problem = next((self._laws[f]["reason"] for f in functions if self._laws[f]["kind"] == "none"), "")
-            if problem:
-                raise Untraceable(problem)
-            make = _exact(experiment)
-            more = self._sampled(experiment, menu(experiment, make(_NOTHING)), "law", make)
-        except (Untraceable, SpecError) as error:
-            return self._add(name, row, experiment, samples, reason=str(error))
-        if key in self._exact:
-            model = self._models[self._exact[key]]
-            model["plans"] += [p for p in more["plans"] if p not in model["plans"]]
+            return self._exactly(name, row, experiment, samples)
+        except Exception as error:
+            return self._add(name, row, experiment, samples, reason=_words(error))
+
+    def _exactly(self, name: str, row: int | None, experiment: Experiment, samples: Any = None) -> int:
+        target, label = experiment.training.target, experiment.label
+        functions = [self._law(law) for law in ([target] if label is None else [target, target.given(label)])]
+        problem = next((self._laws[f]["reason"] for f in functions if self._laws[f]["kind"] == "none"), "")
+        if problem:
+            raise Untraceable(problem)
+        make = exact(experiment)
+        more = self._sampled(experiment, menu(experiment, make(NOTHING)), "law", make)
+        key = (tuple(functions), experiment.schedule or experiment.training.schedule, experiment.guidance, row)
+        if key not in self._exact:
+            self._exact[key] = self._add(name, row, experiment, samples, "exact", functions=functions, **more)
             return self._exact[key]
-        self._exact[key] = self._add(name, row, experiment, samples, "exact", functions=functions, **more)
+        model = self._models[self._exact[key]]
+        model["plans"] += [p for p in more["plans"] if p not in model["plans"]]
         return self._exact[key]
 
     def _add(
@@ -171,6 +171,7 @@ class Document:
         exact: int | None = None,
         levels: str | None = None,
         plans: Sequence[str] = (),
+        own: bool = True,
     ) -> int:
         training, guidance = experiment.training, experiment.guidance
         self._models.append(
@@ -180,12 +181,13 @@ class Document:
                 "reason": reason,
                 "row": row,
                 "seed": training.seed,
-                "dim": training.target.dim,
+                "dim": _dim(experiment, samples),
                 "functions": list(functions),
                 "prior": None if training.prior is None else self._law(training.prior),
                 "law": self._law(experiment.law),
                 "levels": levels,
                 "plans": list(plans),
+                "own": own and kind != "recorded",
                 "guidance": guidance and {"type": type(guidance).__name__, "scale": guidance.scale},
                 "exact": exact,
                 "parameters": 0 if kind != "learned" else self._networks[functions[0]]["parameters"],
@@ -199,7 +201,9 @@ class Document:
 
     def _network(self, training: Training, weights: Weights) -> str:
         key = _digest(
-            training.network.spec(), training.target.dim, [(k, v.numpy().tobytes()) for k, v in sorted(weights.items())]
+            training.network.spec(),
+            training.target.dim,
+            [(k, v.cpu().numpy().tobytes()) for k, v in sorted(weights.items())],
         )
         if key not in self._networks:
             module = training.build()
@@ -215,7 +219,7 @@ class Document:
         return key
 
     def _sampled(
-        self, experiment: Experiment, samplers: Any, kind: str, make: Make, plain: bool = False
+        self, experiment: Experiment, samplers: Any, kind: str, make: Make, levels: bool = True
     ) -> dict[str, Any]:
         guidance = experiment.guidance
         weight = None
@@ -223,47 +227,36 @@ class Document:
 
             def weight(w: float) -> Make:
                 guided = experiment.replace(guidance=guidance.replace(scale=w))
-                return _learned(guided) if kind == "network" else _exact(guided)
+                return learned(guided) if kind == "network" else exact(guided)
 
-        key = (kind, *_what(experiment))
+        key = (kind, *dependencies(experiment, kind))
         plans = []
-        own: Untraceable | None = None
+        reason = ""
         for k, sampler in enumerate(samplers):
             try:
                 hold = k == 0 or sampler.steps == STEPS[-1]
-                found = self._once(
+                found = once(
                     (*key, sampler),
                     partial(recording.record, sampler, make, weight, hold, experiment.guide is not None),
                 )
                 plans.append(self._plan(sampler, found))
             except Untraceable as error:
-                own = error if k == 0 else own
+                reason = str(error) if sampler == experiment.sampler else reason
         if not plans:
-            raise own or Untraceable("there is no sampler for it")
-        if plain:
-            return {"plans": plans}
+            raise Untraceable(reason or "there is no sampler for it")
+        about = {"plans": plans, "reason": reason, "own": not reason}
+        if not levels:
+            return about
         schedule = experiment.schedule or experiment.training.schedule
-        levels = self._once((*key, "levels"), lambda: self._level_arrays(schedule, make, weight))
-        return {"plans": plans, "levels": levels}
-
-    def _once(self, key: Any, make: Callable[[], Any]) -> Any:
-        """What `make` makes, or fails at, asked once."""
-        if key not in self._made:
-            try:
-                self._made[key] = make()
-            except Untraceable as error:
-                self._made[key] = error
-        if isinstance(self._made[key], Untraceable):
-            raise self._made[key]
-        return self._made[key]
+        times = UniformLogSNR().times(schedule, LEVELS - 1)
+        found = once((*key, "levels"), partial(recording.levels, times, make, weight))
+        return about | {"levels": self._level_arrays(schedule, times, found)}
 
     def _plan(self, sampler: Sampler, found: Plan) -> str:
         head = {"sampler": name_of(sampler), "text": text_of(sampler), "steps": sampler.steps}
         return _named(self._plans, head | plan.describe(found, self.blob.add))
 
-    def _level_arrays(self, schedule: Schedule, make: Make, weight: Any) -> str:
-        times = UniformLogSNR().times(schedule, LEVELS - 1)
-        found = recording.levels(times, make, weight)
+    def _level_arrays(self, schedule: Schedule, times: Tensor, found: Sequence[Plan]) -> str:
         da, ds = schedule.derivatives(times)
         code = np.concatenate([p.code for p in found])
         add = self.blob.add
@@ -275,7 +268,7 @@ class Document:
             "d_sigma": add(ds, "f8"),
             "code": add(code, plan.small(code)),
             "numbers": add(np.concatenate([p.numbers for p in found]), "f8"),
-            "slope": None if weight is None else add(np.concatenate([p.slope for p in found]), "f8"),
+            "slope": None if found[0].slope is None else add(np.concatenate([p.slope for p in found]), "f8"),
             "code_at": add(np.cumsum([0, *(len(p.code) for p in found)]), "i4"),
             "numbers_at": add(np.cumsum([0, *(len(p.numbers) for p in found)]), "i4"),
         }
@@ -291,39 +284,16 @@ class Document:
         return {"points": self.blob.add(scaled, "u2"), "low": low.tolist(), "high": high.tolist(), "outside": outside}
 
 
-_NOTHING = Functions(lambda kind, f, x, rest: x, 1)
+def _dim(experiment: Experiment, samples: Any) -> int:
+    try:
+        return experiment.training.target.dim
+    except SpecError:  # data that are elsewhere
+        return 2 if samples is None else samples.shape[1]
 
 
-def _learned(experiment: Experiment) -> Make:
-    """The denoiser of an experiment around other networks: number 0, and 1 for its guide."""
-
-    def make(functions: Functions) -> Any:
-        plain = experiment.training.denoiser(functions.network(0))
-        worse = None if experiment.guide is None else experiment.guide.denoiser(functions.network(1))
-        return assembled(experiment, plain, worse)
-
-    return make
-
-
-def _exact(experiment: Experiment) -> Make:
-    """The exact denoiser around other laws: number 0, and 1 for that of the label."""
-    return lambda f: exactly(experiment, f.law(0), None if experiment.label is None else f.law(1))
-
-
-def _what(experiment: Experiment) -> tuple[Any, ...]:
-    """All that a plan depends on but the sampler, and the scale of guidance, in which it is affine."""
-
-    def one(training: Training | None) -> Any:
-        if training is None:
-            return None
-        objective = training.objective
-        how = (
-            type(objective).denoiser.__qualname__ if type(objective).__module__.startswith("moonbed.") else objective.id
-        )
-        return how, training.schedule, training.prediction, training.classes, training.gaussian, objective.posterior
-
-    guidance = experiment.guidance and experiment.guidance.replace(scale=2.0)
-    return one(experiment.training), one(experiment.guide), experiment.schedule, experiment.label, guidance
+def _words(error: Exception) -> str:
+    plain = isinstance(error, Untraceable | SpecError | StoreError)
+    return str(error) if plain else f"{type(error).__name__}: {error}"
 
 
 def _samples(store: Store, experiment: Experiment) -> Any:

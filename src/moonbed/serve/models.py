@@ -73,7 +73,6 @@ class Models:
         self.store = store
         self._lock = threading.Lock()
         self._made: dict[tuple[str, ...], Any] = {}
-        self._plans: Document | None = None
 
     def live(self, folder: Folder) -> dict[str, Any]:
         """The model of a training as it stands: `step`, `document` and `blob`, or `samples`, or the `reason` for none.
@@ -126,7 +125,7 @@ class Models:
         denoiser = denoiser_of(experiment, needed[0], "cpu", *needed[1:])
         samplers = _menu(experiment, denoiser)
         experiment = experiment.replace(sampler=samplers[0])
-        made = self._plans = Document(self._plans)
+        made = Document()
         made.add(training.id, None, experiment, needed, samplers=samplers)
         data = made.data()
         (model,) = data["models"]
