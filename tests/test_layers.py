@@ -28,6 +28,7 @@ ALLOWED = {
     "export": GROUND | PILLARS | {"experiments", "export", ""},
     "live": GROUND | PILLARS | {"experiments", "live", ""},
     "report": GROUND | PILLARS | {"laws", "experiments", "report", ""},
+    "serve": GROUND | PILLARS | {"experiments", "live", "report", "writing", "serve", ""},
 }
 """Layer -> the layers of ours that it may import; "" is the package itself. What is not listed may import all."""
 

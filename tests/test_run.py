@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from moonbed.experiments.optimizers import AdamW
 from moonbed.experiments.plugins import experiments_in
 from moonbed.experiments.rows import follow, rows
 from moonbed.experiments.run import Progress, choose_device, execute, suite
+from moonbed.experiments.store import Folder
 from moonbed.experiments.workers import Failure, Task, run_tasks
 from moonbed.metrics import Evaluation, Metric
 from moonbed.metrics.two_sample import MMD, Energy, SlicedW1
@@ -202,6 +204,20 @@ def test_checkpoints_are_written_while_it_trains(tmp_path, monkeypatch):
             assert len(list(folder.path.glob("checkpoint-*"))) == 1
     assert seen == [(100, 1), (200, 2)]
     assert not list(folder.path.glob("checkpoint*"))
+
+
+def test_what_takes_long_to_save_is_saved_less_often(tmp_path, monkeypatch):
+    """At most a fiftieth of the time is spent on it."""
+    monkeypatch.setattr(RUN, "CHECKPOINT_SECONDS", 0.1)
+    training = tiny(training__steps=300, n=20).training
+    session = RUN._Session(Store(tmp_path).training(training), training, "cpu", None)
+    assert session._pause == 0.1
+    session.state.log.append({"step": 0, "loss": 1.0})
+    session.block()
+    real = Folder.save_checkpoint
+    monkeypatch.setattr(Folder, "save_checkpoint", lambda *given: (time.sleep(0.1), real(*given)))
+    session.keep()
+    assert session._pause >= 0.1 * 0.1 / 0.02
 
 
 # What goes wrong

@@ -43,14 +43,16 @@ class StoreError(RuntimeError):
 
 
 class Folder:
-    """A folder of files that are written atomically and read against their checksums."""
+    """A folder of files that are written atomically and read against their checksums; `readonly` writes none."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, readonly: bool = False) -> None:
+        self.path, self.readonly = path, readonly
 
     def write(self, name: str, data: bytes) -> str:
         """Put `data` under `name`, whole or not at all, and return its SHA-256."""
         target = self.path / name
+        if self.readonly:
+            raise StoreError(f"cannot write {target}: the store is open for reading")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}")
@@ -195,10 +197,10 @@ class Folder:
 
 
 class Store:
-    """All runs under one root folder, `runs` unless said."""
+    """All runs under one root folder, `runs` unless said; a `readonly` one is looked at and never written."""
 
-    def __init__(self, root: str | Path = "runs") -> None:
-        self.root = Path(root)
+    def __init__(self, root: str | Path = "runs", readonly: bool = False) -> None:
+        self.root, self.readonly = Path(root), readonly
 
     @classmethod
     def at(cls, store: Store | str | Path) -> Store:
@@ -207,23 +209,23 @@ class Store:
 
     def training(self, training: Training) -> Folder:
         """The folder of a training."""
-        return Folder(self.root / training.id)
+        return Folder(self.root / training.id, self.readonly)
 
     def experiment(self, experiment: Experiment) -> Folder:
         """The folder of an experiment, inside that of its training."""
-        return Folder(self.root / experiment.training.id / experiment.id)
+        return Folder(self.root / experiment.training.id / experiment.id, self.readonly)
 
     def floors(self) -> Folder:
         """The folder of the null draws."""
-        return Folder(self.root / "floors")
+        return Folder(self.root / "floors", self.readonly)
 
     def exact(self) -> Folder:
         """The folder of values of the exact denoiser under a sampler."""
-        return Folder(self.root / "exact")
+        return Folder(self.root / "exact", self.readonly)
 
     def check_writable(self) -> None:
         """Raises `StoreError` now rather than after an hour of training."""
-        probe = Folder(self.root)
+        probe = Folder(self.root, self.readonly)
         probe.write(".probe", b"")
         (self.root / ".probe").unlink(missing_ok=True)
 
@@ -233,6 +235,8 @@ class Store:
         from filelock import FileLock
 
         folder = self.root / training.id
+        if self.readonly:
+            raise StoreError(f"cannot write {folder}: the store is open for reading")
         try:
             folder.mkdir(parents=True, exist_ok=True)
             lock = FileLock(folder / ".lock")
@@ -249,13 +253,14 @@ class Store:
         hits = []
         for path in [*self.root.glob(f"{prefix}*"), *self.root.glob(f"*/{prefix}*")]:
             kinds = [k.__name__ for k in (Training, Experiment) if (path / f"{k.__name__.lower()}.json").is_file()]
-            hits += [(kind, Folder(path)) for kind in kinds]
+            hits += [(kind, Folder(path, self.readonly)) for kind in kinds]
         return hits
 
     def runs(self) -> list[tuple[Folder, dict[str, Any]]]:
         """(folder, record) of all finished experiments, by the time of their record."""
         paths = sorted(self.root.glob("*/*/record.json"), key=lambda p: p.stat().st_mtime)
-        return [(Folder(p.parent), record) for p in paths if (record := Folder(p.parent).record())]
+        folders = (Folder(p.parent, self.readonly) for p in paths)
+        return [(folder, record) for folder in folders if (record := folder.record())]
 
 
 def save_spec(folder: Folder, component: Component) -> None:

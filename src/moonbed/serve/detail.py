@@ -81,7 +81,7 @@ def _values(store: Store, path: Path, spec: Mapping[str, Any]) -> list[dict[str,
     return sorted(out, key=lambda value: json.dumps(value["metric"]))
 
 
-def _number(value: Any) -> float | None:
-    """A number that JSON has, or None."""
+def _number(value: Any) -> float | str:
+    """A number that JSON has, or the name of one that it has not."""
     value = float(value)
-    return value if math.isfinite(value) else None
+    return value if math.isfinite(value) else str(value)

@@ -61,7 +61,7 @@ class Index:
 
     def folder(self, key: str) -> Folder | None:
         """The folder of a run by its id, None for what the list does not hold."""
-        return Folder(self.store.root / self._folders[key]) if key in self._look() else None
+        return Folder(self.store.root / self._folders[key], readonly=True) if key in self._look() else None
 
     def run(self, key: str) -> dict[str, Any] | None:
         """One of them."""
@@ -115,7 +115,7 @@ def patiently(read: Callable[[], Any], tries: int = 3) -> Any:
 def _experiments(path: str) -> tuple[str, ...]:
     try:
         with os.scandir(path) as entries:
-            return tuple(sorted(e.name for e in entries if e.is_dir() and os.path.exists(f"{e.path}/experiment.json")))
+            return tuple(sorted(e.name for e in entries if e.is_dir() and _when(f"{e.path}/experiment.json")))
     except OSError:
         return ()
 
@@ -130,7 +130,7 @@ def _stamp(path: str, inner: Sequence[str], held: bool | None) -> tuple[Any, ...
 
 def _when(path: str) -> int:
     try:
-        return os.stat(path).st_mtime_ns
+        return os.stat(path).st_mtime_ns  # noqa: PTH116 (thousands a second)
     except OSError:
         return 0
 
@@ -229,8 +229,8 @@ def thinned(points: list[tuple[int, float]], most: int) -> list[tuple[int, float
 
 def _damaged(name: str, error: Exception, stamp: tuple[Any, ...]) -> dict[str, Any]:
     message = str(error) if isinstance(error, StoreError) else f"cannot be read ({type(error).__name__}: {error})"
-    blank = {"name": "", "differs": [], "seed": None, "steps": 0, "step": 0, "loss": None, "spark": []}
-    more = {"seconds": 0.0, "parameters": None, "device": "", "experiments": []}
+    blank: dict[str, Any] = {"name": "", "differs": [], "seed": None, "steps": 0, "step": 0, "loss": None, "spark": []}
+    more: dict[str, Any] = {"seconds": 0.0, "parameters": None, "device": "", "experiments": []}
     when = {"started": stamp[1][1] / 1e9, "updated": max(stamp[1]) / 1e9}
     key = name.encode("utf-8", "replace").decode()  # a name in no encoding is shown with question marks
     return {"id": key, "status": "damaged", "message": message, **blank, **more, **when}

@@ -11,13 +11,14 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from moonbed.experiments.store import Store, StoreError
+from moonbed.component import SpecError
+from moonbed.experiments.store import Folder, Store, StoreError
 from moonbed.serve.detail import detail
-from moonbed.serve.index import Index
-from moonbed.serve.models import Models, assets
+from moonbed.serve.index import Index, patiently
+from moonbed.serve.models import Models, assets, nothing
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["application", "is_loopback"]
 
 STRICT = (
-    "default-src 'none'; script-src 'self' 'wasm-unsafe-eval' blob:; worker-src blob:; style-src 'self'; "
-    "img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; style-src 'self'; "
+    "img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 REPORT = (
     "default-src 'none'; script-src 'unsafe-inline' 'wasm-unsafe-eval' blob:; worker-src blob:; "
@@ -110,6 +111,7 @@ class _Site:
     def __init__(self, store: Store) -> None:
         from jinja2 import Environment, PackageLoader, StrictUndefined
 
+        store = Store(store.root, readonly=True)
         self.index, self.models = Index(store), Models(store)
         loader = PackageLoader("moonbed.serve", "templates")
         self.pages = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
@@ -142,29 +144,27 @@ class _Site:
         return self.missing(request) if found is None else _json(request, found)
 
     def live(self, request: Request) -> Response:
-        return self._made(request, lambda run: _json(request, self.models.live(run)))
+        return self._made(request, lambda folder: _json(request, self.models.live(folder)))
 
     def report(self, request: Request) -> Response:
         from starlette.responses import HTMLResponse
 
         headers = {"content-security-policy": REPORT}
-        return self._made(request, lambda run: HTMLResponse(self.models.report(run), headers=headers))
+        return self._made(request, lambda folder: HTMLResponse(self.models.report(folder), headers=headers))
 
-    def _made(self, request: Request, make: Callable[[Mapping[str, Any]], Response]) -> Response:
-        """What is made of a run's files, or why it cannot be."""
-        from moonbed.component import SpecError
-
-        run = self.index.run(request.path_params["key"])
-        if run is None:
+    def _made(self, request: Request, make: Callable[[Folder], Response]) -> Response:
+        """What is made of a run's files, or why it cannot be: no failure, since a run may have no model yet."""
+        folder = self.index.folder(request.path_params["key"])
+        if folder is None:
             return self.missing(request)
         try:
-            return make(run)
+            return patiently(lambda: make(folder))
         except (StoreError, SpecError) as error:
             message = str(error)
         except Exception as error:  # a class of somebody's own may fail in any way
             message = f"{type(error).__name__}: {error}"
         if request.url.path.startswith("/api/"):
-            return _json(request, {"error": message}, 409)
+            return _json(request, nothing(message))
         return self._page("missing.html.j2", 409, store=str(self.index.store.root), message=message)
 
     def static(self, request: Request) -> Response:

@@ -58,7 +58,9 @@ export function lossCurve(log, steps, width, height = 260) {
     svg.append(drawn("line", { class: "grid", x1: box.left, x2: width - box.right, y1: y(value), y2: y(value) }));
     svg.append(drawn("text", { x: box.left - 8, y: y(value) + 4, "text-anchor": "end" }, value.toFixed(upright.digits)));
   }
-  for (const value of ticks(0, steps, Math.max(2, width / 140)).found) {
+  const along = ticks(0, steps, Math.max(2, width / 140)).found;
+  if (along[along.length - 1] < 0.8 * steps) along.push(steps);
+  for (const value of along) {
     svg.append(drawn("line", { class: "grid", x1: x(value), x2: x(value), y1: height - box.bottom, y2: height - box.bottom + 5 }));
     const end = value === steps || x(value) > width - 30;
     svg.append(drawn("text", { x: x(value), y: height - box.bottom + 20, "text-anchor": end ? "end" : "middle" }, whole(value)));

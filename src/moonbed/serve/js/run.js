@@ -32,6 +32,8 @@ function draw() {
   place("curve-text").textContent = lossText(run.log);
 }
 
+const parsed = (value) => (value === "inf" ? Infinity : Number(value));
+
 /** The values of an experiment with their doubt. */
 function measured(experiment) {
   const told = Object.entries(experiment.told).map(([name, value]) => `, ${name} ${value}`).join("");
@@ -45,7 +47,7 @@ function measured(experiment) {
   const body = table.appendChild(element("tbody"));
   for (const v of experiment.values) {
     const range = (ends) => (ends ? ends.map(number).join(" .. ") : "–");
-    const good = v.floor && v.value !== null && v.floor[0] <= v.value && v.value <= v.floor[1];
+    const good = v.floor && parsed(v.floor[0]) <= parsed(v.value) && parsed(v.value) <= parsed(v.floor[1]);
     const value = element("td", { class: "number" }, v.text && v.text.length < 24 ? v.text : number(v.value), good ? " ≈" : "");
     const name = element("th", { scope: "row" }, v.metric);
     if (v.text.length >= 24) name.append(element("span", { class: "muted" }, v.text));
@@ -69,6 +71,7 @@ function take(data, status) {
   place("bar").replaceChildren(...(run.steps ? [bar(run)] : []));
   place("message").hidden = !run.message;
   place("message").textContent = run.message;
+  place("samples-head").textContent = run.status === "done" ? "Samples" : "Samples so far";
   place("report").hidden = run.status !== "done" || !run.experiments.length;
   tick();
   draw();

@@ -2,7 +2,7 @@
 import { element, whole } from "./words.js";
 
 const COUNT = 2000;
-const PAUSE = 2000; // milliseconds between two checkpoints that are asked for
+const PAUSE = 3000; // milliseconds between two checkpoints that are asked for
 
 /** The engine in a worker: `call` answers with a promise. */
 class Engine {
@@ -59,6 +59,7 @@ export class Samples {
     const now = `${run.step} ${run.status === "training"}`;
     if (this.busy || now === this.seen || !run.steps) return;
     this.busy = true;
+    if (!this.answer) this.say("Asking for the model.");
     try {
       await this.load();
       this.seen = now;
@@ -72,8 +73,8 @@ export class Samples {
     const answer = await fetch(this.address, { headers: this.tag ? { "If-None-Match": this.tag } : {}, cache: "no-store" });
     if (answer.status === 304) return;
     const data = await answer.json();
-    if (answer.status !== 200) {
-      if (!this.answer) this.say(data.error);
+    if (answer.status !== 200 || !(data.document || data.samples)) {
+      if (!this.answer) this.say(data.error ?? data.reason);
       return;
     }
     this.tag = answer.headers.get("ETag") ?? "";

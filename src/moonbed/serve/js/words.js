@@ -27,6 +27,7 @@ export const whole = (value) => Number(value).toLocaleString("en");
 /** Four significant digits at most; – for none. */
 export function number(value) {
   if (value === null || value === undefined) return "–";
+  if (typeof value === "string") return value.replace("inf", "∞").replace("nan", "not a number");
   if (value === 0) return "0";
   const size = Math.abs(value);
   if (size >= 1000 && size < 1e6) return whole(Math.round(value));
