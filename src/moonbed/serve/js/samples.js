@@ -133,7 +133,7 @@ export class Samples {
     this.place("clouds").hidden = false;
     this.place("sampling").hidden = !live;
     const outside = this.paint();
-    this.say(outside ? `${text} ${whole(outside)} lie outside of the picture.` : text);
+    this.say(outside ? `${text} Outside of the picture: ${whole(outside)}.` : text);
   }
 
   /** Draw both clouds; returns how many of the model's points are out of sight. */
