@@ -7,6 +7,8 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from moonbed.experiments import PRESETS, Experiment, Training
 from moonbed.experiments.train import State, train
 from moonbed.metrics.two_sample import SlicedW1
@@ -39,3 +41,22 @@ def files(root: Path, ends: tuple[str, ...] = (".npy", ".safetensors")) -> dict[
 
 def names_in(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir())
+
+
+def only_here(*classes):
+    """A fixture of a file whose plug-ins no other file should meet: they are members while its tests run."""
+    from moonbed.component import _REGISTRY
+
+    def forget():
+        for cls in classes:
+            _REGISTRY[cls.kind()].pop(cls.__name__, None)
+
+    @pytest.fixture(scope="module", autouse=True)
+    def known():
+        for cls in classes:
+            _REGISTRY[cls.kind()][cls.__name__] = cls
+        yield
+        forget()
+
+    forget()
+    return known

@@ -5,6 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from small import only_here
 
 from moonbed.component import members
 from moonbed.diffusion import Prediction, Sampler, Schedule
@@ -343,6 +344,9 @@ class Behind(SteppingSampler):
 
     def step(self, denoiser, x, t, u, stream):
         return denoiser(x, t) + torch.randn(x.shape, generator=stream.generator, dtype=x.dtype)
+
+
+known = only_here(OwnSchedule, OwnPrediction, OwnSampler, Keeps, Clips, Normalises, Asks, Behind)
 
 
 @pytest.mark.parametrize("sampler", [OwnSampler(steps=5), Keeps(steps=5)], ids=lambda s: type(s).__name__)

@@ -148,6 +148,8 @@ def test_everything_of_every_kind_displays_itself():
 
     for kind in kinds().values():
         for member in members(kind).values():
+            if not member.__module__.startswith("moonbed."):
+                continue
             try:
                 made = member()
             except SpecError:

@@ -5,11 +5,16 @@ One door for `moonbed report`, `run`, `reproduce`, `compare` and `serve`, and fo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from moonbed.experiments.lossfloor import loss_floor
+from moonbed.experiments.plugins import files_of
+from moonbed.experiments.spec import Experiment
 from moonbed.experiments.store import Folder, Store
+from moonbed.experiments.workers import Failure, Task, run_tasks
+from moonbed.live import document
 
 if TYPE_CHECKING:
     from moonbed.experiments.compare import Comparison
@@ -36,29 +41,52 @@ def html_of(
     lead: str = "",
     comparison: Comparison | None = None,
     command: str = "",
+    jobs: int = 1,
 ) -> str:
-    """HTML of rows, or of a comparison of two; the first seed of each row lives in it. `command` makes it again."""
+    """HTML of rows, or of a comparison of two; the first seed of each row lives in it. `command` makes it again.
+
+    With several `jobs` the models and the loss floors are made at the same time, in processes that have torch already.
+    """
     from moonbed.report.figures import for_page
     from moonbed.report.page import page
 
     store = Store.at(store)
+    firsts = [(row.name, k, row.done[0].experiment) for k, row in enumerate(rows) if row.done]
+    live = _beside(firsts, store) if firsts and jobs > 1 and not store.readonly else None
+    if live is None and firsts:
+        live = document(firsts, store)
     return page(
         rows,
         title=title,
         lead=lead,
         comparison=comparison,
-        live=_live(rows, store),
+        live=live,
         figures=for_page(rows, store),
         command=command,
         versions=_versions(rows, store),
     )
 
 
-def _live(rows: Sequence[Row], store: Store) -> tuple[Mapping[str, Any], bytes] | None:
-    from moonbed.live import document
+def _beside(firsts: Sequence[tuple[str, int, Experiment]], store: Store) -> tuple[dict[str, Any], bytes] | None:
+    """The live models, made in another process, and the loss floors, put into the store by a third; None if it failed.
 
-    entries = [(row.name, k, row.done[0].experiment) for k, row in enumerate(rows) if row.done]
-    return document(entries, store) if entries else None
+    A class that only this process knows, as one of a notebook's cell, is none that another could be told.
+    """
+    specs = [(name, k, experiment.spec()) for name, k, experiment in firsts]
+    files = files_of([experiment for *_, experiment in firsts])
+    tasks = [Task(work, (specs, str(store.root)), files) for work in (_models, _floors)]
+    found = dict(run_tasks(tasks, len(tasks)))
+    return None if isinstance(found.get(0), Failure) else found.get(0)
+
+
+def _models(specs: Sequence[tuple[str, int, dict[str, Any]]], root: str) -> Iterator[tuple[dict[str, Any], bytes]]:
+    yield document([(name, k, Experiment.parse(spec)) for name, k, spec in specs], root)
+
+
+def _floors(specs: Sequence[tuple[str, int, dict[str, Any]]], root: str) -> Iterator[None]:
+    for *_, spec in specs:
+        loss_floor(Experiment.parse(spec).training, Store(root))
+    yield None
 
 
 def _versions(rows: Sequence[Row], store: Store) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,14 +108,27 @@ def write_report(
     path: Path | None, table: Sequence[Row], store: Any, quiet: bool, title: str, lead: str = "", comparison: Any = None
 ) -> None:
     """Write rows as a page, if one is wanted and there are any, and say where it is."""
-    from moonbed.cli.app import command_line
-    from moonbed.writing import write_page
-
     if path is None or not table:
         return
-    size = write_page(path, table, store, title=title, lead=lead, comparison=comparison, command=command_line())
+    size = written(path, table, store, quiet, title=title, lead=lead, comparison=comparison)
     if not quiet:
         say_size(path, size)
+
+
+def written(path: Path, table: Sequence[Row], store: Any, quiet: bool, **about: Any) -> int:
+    """The size of a page that is written now, which takes seconds: that it is under way is shown on a terminal."""
+    from rich.console import Console
+
+    from moonbed.cli.app import command_line
+    from moonbed.experiments.workers import cores, warm_up
+    from moonbed.writing import write_page
+
+    jobs = cores()
+    if jobs > 1:
+        warm_up()
+    console = Console(stderr=True, quiet=quiet)
+    with console.status("page: models and figures") if console.is_terminal else nullcontext():
+        return write_page(path, table, store, command=command_line(), jobs=jobs, **about)
 
 
 def write_rows(table: Sequence[Row], out: Path, store: Any) -> list[str]:

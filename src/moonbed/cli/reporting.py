@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from moonbed.cli.app import STORE, JsonOption, StoreOption, app, command_line
-from moonbed.cli.output import print_json, say_size, warn
+from moonbed.cli.app import STORE, JsonOption, StoreOption, app
+from moonbed.cli.output import print_json, say_size, warn, written
 from moonbed.cli.parsing import check_page, chosen_metrics
 from moonbed.component import SpecError
 
@@ -51,15 +51,17 @@ def report(
     """
     from moonbed.experiments.store import Store
     from moonbed.experiments.stored import groups_of, stored_rows
+    from moonbed.experiments.workers import cores, warm_up
     from moonbed.report import tables
-    from moonbed.writing import write_page
 
     where, path = Store(store), check_page(out)
+    if cores() > 1:
+        warm_up()  # torch is imported there while the store is read here
     groups, said = groups_of(what, where, MOST)
     questions = asked_of(groups, metrics, where)
     table = stored_rows(groups, questions, where)
     heading = title or (f"Runs in {store}" if len(table) > 1 else table[0].name)
-    size = write_page(path, table, where, title=heading, command=command_line())
+    size = written(path, table, where, json, title=heading)
     warn(said)
     if json:
         print_json({"report": str(path), "bytes": size, "rows": tables.to_json(table)})
