@@ -5,7 +5,7 @@ One door for `moonbed report`, `run`, `reproduce`, `compare` and `serve`, and fo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,20 +51,24 @@ def html_of(
     from moonbed.report.page import page
 
     store = Store.at(store)
-    firsts = [(row.name, k, row.done[0].experiment) for k, row in enumerate(rows) if row.done]
-    live = _beside(firsts, store) if firsts and jobs > 1 and not store.readonly else None
-    if live is None and firsts:
-        live = document(firsts, store)
     return page(
         rows,
         title=title,
         lead=lead,
         comparison=comparison,
-        live=live,
+        live=_live(rows, store, jobs),
         figures=for_page(rows, store),
         command=command,
         versions=_versions(rows, store),
     )
+
+
+def _live(rows: Sequence[Row], store: Store, jobs: int) -> tuple[Mapping[str, Any], bytes] | None:
+    firsts = [(row.name, k, row.done[0].experiment) for k, row in enumerate(rows) if row.done]
+    if not firsts:
+        return None
+    beside = _beside(firsts, store) if jobs > 1 and not store.readonly else None
+    return beside or document(firsts, store)
 
 
 def _beside(firsts: Sequence[tuple[str, int, Experiment]], store: Store) -> tuple[dict[str, Any], bytes] | None:
