@@ -368,7 +368,9 @@ def test_quality_is_measured_on_demand(browser: Browser, file: Path) -> None:
 
 
 def test_the_picture_is_told_in_words(calm: Page) -> None:
-    until(calm, "document.getElementById('live-words').textContent.includes('at the sample')")
+    until(
+        calm, "/blurred.*at the sample.*exact.*at the sample/.test(document.getElementById('live-words').textContent)"
+    )
     told = calm.locator("#live-words").text_content()
     assert "blurred, DDIM, 32 steps, 32 evaluations: 1,000 particles" in told
     assert "exact, DDIM" in told
