@@ -48,7 +48,7 @@ FAR = 6.0
 Entry: TypeAlias = "tuple[str, int | None, Experiment]"
 
 
-def document(entries: Sequence[Entry], store: Store | str, device: str = "cpu") -> tuple[dict[str, Any], bytes]:
+def document(entries: Sequence[Entry], store: Store | str) -> tuple[dict[str, Any], bytes]:
     """The LIVE document of (name, row, experiment) and its bytes; weights and samples come from the store."""
     made, store = Document(), Store.at(store)
     for name, row, experiment in entries:
