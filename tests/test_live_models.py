@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from live_reader import Reader
 from small import only_here, tiny
 from torch import nn
 
@@ -22,7 +23,6 @@ from moonbed.live.fakes import states
 from moonbed.live.laws import Unknown, describe, parts
 from moonbed.live.menu import STEPS, short, text_of
 from moonbed.live.pack import Blob
-from moonbed.live.reader import Reader
 from moonbed.networks import Network
 from moonbed.networks.flow import SplineFlow
 from moonbed.rng import Rng
