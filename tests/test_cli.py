@@ -543,3 +543,16 @@ def test_the_environment_names_the_store(tmp_path):
 
 def test_tiny_is_tiny():
     assert tiny().training.parameters() < 10_000
+
+
+def test_a_reader_who_has_seen_enough_gets_no_traceback():
+    """As `moonbed show residual | head` does: the pipe is closed before anything is written."""
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "moonbed", "show", "residual"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    process.stdout.close()
+    assert process.wait(60) == 0
+    assert process.stderr.read() == ""
