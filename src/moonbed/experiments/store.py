@@ -29,7 +29,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -113,14 +113,9 @@ class Folder:
         except OSError as error:
             raise StoreError(f"cannot read {path}: {error.strerror or error}") from None
         try:
-            data = json.loads(text)
-            del data["seal"]
-            intact = text == _sealed(data)
-        except (ValueError, KeyError, TypeError, RecursionError):
-            intact = False
-        if not intact:
-            raise StoreError(f"{path} is damaged: its content does not match its seal; remove it to redo it")
-        return data
+            return unseal(text)
+        except ValueError:
+            raise StoreError(f"{path} is damaged: its content does not match its seal; remove it to redo it") from None
 
     def record(self) -> dict[str, Any] | None:
         """The record of what is done here, None where it is not done."""
@@ -209,17 +204,20 @@ class Folder:
     # The state of a training under way: the pointer is written after the file that it points to.
 
     def save_checkpoint(
-        self, tensors: dict[str, Tensor], step: int, log: list[dict[str, float]], seconds: float
+        self,
+        tensors: dict[str, Tensor],
+        step: int,
+        log: list[dict[str, float]],
+        seconds: float,
+        resumed: Sequence[int] = (),
     ) -> None:
-        """Keep the state of a training, and drop the one kept before."""
+        """Keep the state of a training, and drop the one kept before; `resumed` as `Folder.resumed` says it."""
         from safetensors.torch import save
 
         name, data = f"checkpoint-{step}.safetensors", save({k: v.contiguous() for k, v in tensors.items()})
         name = name if self.alone else addressed(name, hashlib.sha256(data).hexdigest())
-        sha256 = self.write(name, data)
-        self.write_json(
-            "checkpoint.json", {"file": name, "sha256": sha256, "step": step, "log": log, "seconds": seconds}
-        )
+        pointer = {"file": name, "sha256": self.write(name, data), "step": step, "log": log, "seconds": seconds}
+        self.write_json("checkpoint.json", pointer | {"resumed": list(resumed)})
         self._drop(keep=name)
 
     def load_checkpoint(self) -> tuple[dict[str, Tensor], int, list[dict[str, float]], float] | None:
@@ -236,6 +234,11 @@ class Folder:
                 raise
             return None  # another, who trains the same, has dropped it: then from the beginning
         return tensors, pointer["step"], pointer["log"], pointer["seconds"]
+
+    def resumed(self) -> list[int]:
+        """The steps at which a process went on with the training from a checkpoint, those of a finished one too."""
+        held = self.record() or self.read_json("checkpoint.json") or {}
+        return [int(step) for step in held.get("resumed", [])]
 
     def log(self) -> list[tuple[int, float]]:
         """(step, mean loss) of a training: by its log where it is done, by its last checkpoint while it is not."""
@@ -387,6 +390,19 @@ def load_spec(folder: Folder, kind: type[Component]) -> Component:
 def _sealed(data: dict[str, Any]) -> bytes:
     """The one text of a JSON object and its checksum: any other byte is damage."""
     return (json.dumps({**data, "seal": digest(data)}, indent=2) + "\n").encode()
+
+
+def unseal(text: bytes) -> dict[str, Any]:
+    """The JSON object of a sealed text. Raises ValueError for any other text."""
+    try:
+        data: dict[str, Any] = json.loads(text)
+        del data["seal"]
+        intact = text == _sealed(data)
+    except (KeyError, TypeError, RecursionError):
+        intact = False
+    if not intact:
+        raise ValueError("the content does not match its seal")
+    return data
 
 
 def _finite(data: Any) -> Any:
