@@ -4,9 +4,9 @@
     python benchmarks/store.py --trainings 250 --repeats 1 --out build/store.json
 
 The store is made without training: 500 configurations of the preset `fast` from five seeds, each sampled in four ways,
-with ids, seals, checksums and metrics as real runs have them; samples and weights are small. `cold` is the first command
-on a folder without an index, `warm` any later one; the files are in the cache of the system in both. A command is a
-process: its start, its imports and its output count.
+with ids, seals, checksums and metrics as real runs have them; samples and weights are small. `cold` is the first
+command on a folder without an index, `warm` any later one; the files are in the cache of the system in both. A command
+is a process: its start, its imports and its output count.
 """
 
 from __future__ import annotations
@@ -66,8 +66,7 @@ def fill(root: Path, trainings: int) -> list[str]:
             folder.write_json("training.json", {"id": key, "spec": training})
             record = {**common_record, "id": key, "step": training["steps"], "parameters": 5000, "seconds": 1.5}
             folder.finish(record, {"weights.safetensors": rng.bytes(256), "log.jsonl": log})
-            for spec in group:
-                ids.append(_experiment(store, key, spec, common_record, rng))
+            ids += [_experiment(store, key, spec, common_record, rng) for spec in group]
         law = Target.parse(specs(1)[0][0]["training"]["target"])
         for metric in METRICS:
             save_floor(store, law, metric, 1000, list(0.05 + 0.01 * rng.random(39)))

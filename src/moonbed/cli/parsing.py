@@ -53,14 +53,6 @@ def boards() -> dict[str, str]:
     return {"order": "Order of convergence of every native sampler, and diffusers beside it.", **asked}
 
 
-def stored_runs(store: str) -> dict[str, str]:
-    """Id of a finished experiment -> what came of it."""
-    from moonbed.experiments.store import Store
-
-    text = "{status}, n = {n:,}, {exploded} exploded, training {training}"
-    return {folder.path.name: text.format(**record) for folder, record in Store(store).runs()}
-
-
 def varied(named: Mapping[str, Experiment], changes: Sequence[str]) -> Iterator[tuple[str, Experiment]]:
     """Each experiment under each combination of the changes, with the swept values in its name."""
     combinations = parse_overrides(changes)

@@ -18,7 +18,7 @@ import os
 import sqlite3
 import time
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -37,12 +37,14 @@ APART = frozenset({"floors", "exact"})
 """Folders of a store that are no trainings."""
 SETTLED = 0.1
 """Seconds after which the time of a file tells two of its versions apart."""
+COARSE = 2.0
+"""The same under a URL, where times are often whole seconds."""
 PATIENCE = 2.0
 """Seconds to wait for another process that writes the index."""
 
 
 class Run(NamedTuple):
-    """What the folder of an experiment says. `status`: done, unfinished (no record yet) or damaged (`message` says how).
+    """What the folder of an experiment says: done, unfinished (without a record) or damaged (`message` says how).
 
     `configuration` is a digest of the spec but for the seeds; `asked` the number of metrics; `time` that of the record.
     """
@@ -74,7 +76,8 @@ class Index:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self._file = _file_of(store)
+        self.file = _file_of(store)
+        self.kept = False
         self._rows: dict[_Key, _Row] = {}
         self._specs: dict[str, str] = {}
         self._metrics: dict[str, str] = {}
@@ -88,7 +91,7 @@ class Index:
         """
         if anew:
             self._rows, self._specs, self._metrics, self._names, self._loaded = {}, {}, {}, {}, True
-            _forget(self._file)
+            _forget(self.file)
         elif not self._loaded:
             self._load()
         seen = _listed(self.store)
@@ -99,6 +102,10 @@ class Index:
         for key in changed:
             self._rows[key] = self._read(key, seen[key])
         self._save(changed, gone)
+        return self.known()
+
+    def known(self) -> list[Run]:
+        """The same as at the last look."""
         return sorted((row.run for row in self._rows.values()), key=lambda run: (run.time, run.id))
 
     def spec(self, run: Run) -> dict[str, Any]:
@@ -113,24 +120,25 @@ class Index:
         """Configuration -> its name, which `make` makes of the spec, once a version."""
         if self._names.get("") != version:
             self._names = {"": version}
-        missing = {run.configuration for run in runs} - self._names.keys()
-        for key in missing & self._specs.keys():
-            self._names[key] = make(json.loads(self._specs[key]))
-        if missing:
-            self._keep("names", self._names if len(missing) == len(self._names) - 1 else {k: self._names[k] for k in missing & self._names.keys()})
+        fresh = {run.configuration for run in runs} - self._names.keys()
+        fresh &= self._specs.keys()
+        self._names |= {key: make(json.loads(self._specs[key])) for key in fresh}
+        if fresh:
+            self._write(lambda base: _keep_names(base, version, {key: self._names[key] for key in fresh}))
         return self._names
 
     def values(self, runs: Sequence[Run]) -> dict[str, dict[str, float]]:
         """Id of a run -> id of a metric -> value; of a metric whose file is damaged there is none."""
         fresh = [(run.training, run.id) for run in runs if self._rows[run.training, run.id].values is None]
         for key in fresh:
-            folder, found = self.store.folder(*key), {}
-            for name in folder.names("metrics/*.json"):
+            found = {}
+            for text in _answers(self.store.folder(*key)):
                 with suppress(Exception):  # damaged: whoever looks at the run itself is told
-                    stored = folder.read_json(name) or {}
+                    stored = _quickly(text)
                     metric = digest(stored["metric"])
                     found[metric] = float(stored["value"])
-                    self._metrics.setdefault(metric, json.dumps(stored["metric"]))
+                    if metric not in self._metrics:
+                        self._metrics[metric] = json.dumps(stored["metric"])
             self._rows[key] = self._rows[key]._replace(values=json.dumps(found))
         self._save(fresh, [])
         return {run.id: json.loads(self._rows[run.training, run.id].values or "{}") for run in runs}
@@ -142,13 +150,13 @@ class Index:
     def _read(self, key: _Key, stamp: str) -> _Row:
         training, name = key
         folder = self.store.folder(training, name)
-        now, written = time.time(), _newest(stamp)
+        now, written = time.time(), next(iter(_times(stamp)), 0.0)
         try:
             run = self._run(training, name, folder, written)
         except Exception as error:  # whatever a folder holds, the other runs are shown
             message = str(error) or type(error).__name__
             run = Run(training, name, "damaged", message, 0, 0, 0.0, written, 0, "", 0)
-        settled = written < now - SETTLED
+        settled = _newest(stamp) < now - (COARSE if places.remote(self.store.root) else SETTLED)
         return _Row(stamp if settled else "", run, None)
 
     def _run(self, training: str, name: str, folder: Folder, written: float) -> Run:
@@ -165,24 +173,25 @@ class Index:
             raise StoreError(f"{path} is damaged, or not what its folder is named for; remove {folder.path} to redo it")
         seed = int(spec["training"]["seed"])
         plain = moved(spec, -seed)
-        configuration = digest(plain)
-        self._specs.setdefault(configuration, json.dumps(plain))
+        configuration = name if seed == 0 else digest(plain)
+        if configuration not in self._specs:
+            self._specs[configuration] = json.dumps(plain)
         base = Run(training, name, "unfinished", "", int(spec["n"]), 0, 0.0, written, seed, configuration, 0)
         asked = _count(folder)
         if record is None:
             return base._replace(asked=asked)
-        numbers = {"exploded": int(record["exploded"]), "seconds": float(record["seconds"])}
-        return base._replace(status=str(record["status"]), asked=asked, **numbers)
+        exploded, seconds = int(record["exploded"]), float(record["seconds"])
+        return base._replace(status=str(record["status"]), asked=asked, exploded=exploded, seconds=seconds)
 
     # Between processes
 
     def _load(self) -> None:
         """What the file knows; nothing where there is none that can be read."""
         self._loaded = True
-        if self._file is None or not self._file.is_file():
+        if self.file is None or not self.file.is_file():
             return
         try:
-            with closing(_connect(self._file, write=False)) as base:
+            with closing(_connect(self.file, write=False)) as base:
                 if base.execute("PRAGMA user_version").fetchone() != (SCHEMA,):
                     return
                 rows = base.execute("SELECT * FROM runs").fetchall()
@@ -199,7 +208,8 @@ class Index:
         if not (changed or gone):
             return
         rows = [(*self._rows[k].run, self._rows[k].stamp, self._rows[k].values) for k in changed]
-        specs = {r.run.configuration: self._specs[r.run.configuration] for r in map(self._rows.get, changed) if r and r.run.configuration}
+        used = {self._rows[key].run.configuration for key in changed}
+        specs = {key: self._specs[key] for key in used & self._specs.keys()}
         marks = ", ".join("?" * (len(Run._fields) + 3))
 
         def write(base: sqlite3.Connection) -> None:
@@ -210,35 +220,28 @@ class Index:
 
         self._write(write)
 
-    def _keep(self, table: str, texts: Mapping[str, str]) -> None:
-        def write(base: sqlite3.Connection) -> None:
-            if "" in texts:
-                base.execute(f"DELETE FROM {table}")
-            base.executemany(f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", texts.items())
-
-        self._write(write)
-
     def _write(self, work: Callable[[sqlite3.Connection], None]) -> None:
         """Do it in one transaction; where that fails, the file is left or thrown away, and the rows are in memory."""
-        if self._file is None or self.store.readonly:
+        if self.file is None or self.store.readonly:
             return
         try:
-            with closing(_connect(self._file, write=True)) as base, base:
+            with closing(_connect(self.file, write=True)) as base, base:
                 base.execute("BEGIN IMMEDIATE")
                 if base.execute("PRAGMA user_version").fetchone() != (SCHEMA,):
                     _create(base)
                 work(base)
+            self.kept = True
         except sqlite3.OperationalError:  # locked, no space, no right to write
             return
         except (sqlite3.Error, OSError):
-            _forget(self._file)
+            _forget(self.file)
 
 
 _TEXTS = ("specs", "metrics", "names")
 
 
 def moved(spec: Mapping[str, Any], by: int) -> dict[str, Any]:
-    """The spec of an experiment with the seeds of its trainings, those of teachers and a guide too, moved by a number."""
+    """The spec of an experiment with the seeds of its trainings, of teachers and a guide too, moved by a number."""
     out = copy.copy(dict(spec))
     for place in ("training", "guide"):
         out[place] = _moved(out.get(place), by)
@@ -280,16 +283,16 @@ def _listed(store: Store) -> dict[_Key, str]:
 
 def _listed_there(store: Store) -> dict[_Key, str]:
     found = store.folder().names("*/*/record.json", "*/*/experiment.json", "*/*/metrics/*.json")
-    parts: dict[_Key, dict[str, Any]] = {}
+    parts: dict[_Key, dict[str, places.Found]] = {}
     for name, seen in found.items():
-        training, experiment, *rest = name.split("/")
-        parts.setdefault((training, experiment), {})["/".join(rest)] = seen
+        training, experiment, rest = name.split("/", 2)
+        parts.setdefault((training, experiment), {})[rest] = seen
     out = {}
     for key, files in parts.items():
-        record, experiment = files.pop("record.json", None), files.pop("experiment.json", None)
-        if record is not None or experiment is not None:
-            times = [int(f.time * 1e9) for f in (record, experiment) if f is not None]
-            out[key] = f"{max(times)} {digest([str(record), str(experiment)])}|-|{digest([*map(str, files.items())])}"
+        told = files.get("record.json") or files.get("experiment.json")
+        if told is not None:
+            newest = max(seen.time for seen in files.values())
+            out[key] = f"{int(told.time * 1e9)}|{int(newest * 1e9)} {digest(sorted(files.items()))}"
     return out
 
 
@@ -302,8 +305,13 @@ def _stamp(path: str) -> str:
 
 
 def _newest(stamp: str) -> float:
-    """Seconds since 1970 of the newest file in a stamp; of the record, where there is one, for the order of runs."""
-    return max((int(part.split()[0]) for part in stamp.split("|") if part[:1].isdigit()), default=0) / 1e9
+    """Seconds since 1970 of what changed last."""
+    return max(_times(stamp), default=0.0)
+
+
+def _times(stamp: str) -> list[float]:
+    """Seconds since 1970 of the record, the configuration and the metrics, without those that are not there."""
+    return [int(part.split()[0]) / 1e9 for part in stamp.split("|") if part[:1].isdigit()]
 
 
 def _count(folder: Folder) -> int:
@@ -314,6 +322,27 @@ def _count(folder: Folder) -> int:
             return sum(e.name.endswith(".json") for e in entries)
     except OSError:
         return 0
+
+
+def _answers(folder: Folder) -> Iterator[bytes]:
+    """The texts of the metrics of an experiment."""
+    if places.remote(folder.path):
+        for name in folder.names("metrics/*.json"):
+            with suppress(Exception):
+                yield folder.read(name)
+        return
+    with suppress(OSError), os.scandir(folder.path / "metrics") as entries:
+        for path in sorted(e.path for e in entries if e.name.endswith(".json")):
+            with suppress(OSError), open(path, "rb", buffering=0) as file:  # noqa: PTH123 (ten thousands)
+                yield file.read()
+
+
+def _quickly(text: bytes) -> dict[str, Any]:
+    """A sealed JSON object whose content is that of its seal; that every byte is in its place is not looked at."""
+    data: dict[str, Any] = json.loads(text)
+    if data.pop("seal") != digest(data):
+        raise ValueError("the content does not match its seal")
+    return data
 
 
 # The file
@@ -348,6 +377,12 @@ def _create(base: sqlite3.Connection) -> None:
     for name in _TEXTS:
         base.execute(f"CREATE TABLE {name} (key PRIMARY KEY, text)")
     base.execute(f"PRAGMA user_version = {SCHEMA}")
+
+
+def _keep_names(base: sqlite3.Connection, version: str, names: Mapping[str, str]) -> None:
+    if base.execute("SELECT text FROM names WHERE key = ''").fetchone() != (version,):
+        base.execute("DELETE FROM names")
+    base.executemany("INSERT OR REPLACE INTO names VALUES (?, ?)", [("", version), *names.items()])
 
 
 def _forget(path: Path | None) -> None:
