@@ -122,6 +122,12 @@ def at_least(option: str, value: int, low: int) -> None:
         raise SpecError([(option, f"should be at least {low}, given {value}")])
 
 
+def not_negative(option: str, value: float) -> None:
+    """`SpecError` for a number below 0, or none."""
+    if not 0 <= value < float("inf"):
+        raise SpecError([(option, f"should be at least 0, given {value:g}")])
+
+
 def chosen_jobs(jobs: int | None) -> int:
     """Number of processes: one a core unless said."""
     from moonbed.experiments.workers import cores

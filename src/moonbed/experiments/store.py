@@ -239,17 +239,22 @@ class Store:
         (self.root / ".probe").unlink(missing_ok=True)
 
     @contextmanager
-    def lock(self, training: Training) -> Iterator[None]:
-        """Hold the training alone; a second process waits here, and finds the work done when it is let in."""
-        from filelock import FileLock
+    def lock(self, training: Training | str, wait: bool = True) -> Iterator[None]:
+        """Hold a training, or its id, alone; a second process waits here, and finds the work done when it is let in.
 
-        folder = self.root / training.id
+        Without `wait` it is a `StoreError` that another process holds it.
+        """
+        from filelock import FileLock, Timeout
+
+        folder = self.root / (training if isinstance(training, str) else training.id)
         if self.readonly:
             raise StoreError(f"cannot write {folder}: the store is open for reading")
         try:
             folder.mkdir(parents=True, exist_ok=True)
             lock = FileLock(folder / ".lock")
-            lock.acquire()
+            lock.acquire(blocking=wait)
+        except Timeout:
+            raise StoreError(f"{folder} is held by another process") from None
         except OSError as error:
             raise StoreError(f"cannot write {folder}: {error.strerror or error}") from None
         try:
@@ -290,6 +295,24 @@ def load_spec(folder: Folder, kind: type[Component]) -> Component:
     if component.id != folder.path.name:
         raise StoreError(f"{folder.path / name} is not what its folder is named for: its id is now {component.id}")
     return component
+
+
+def unseal(text: bytes, folder: str, name: str) -> dict[str, Any]:
+    """The JSON object in a file's text, without its seal. Raises ValueError where it is damaged."""
+    try:
+        data = json.loads(text)
+        del data["seal"]
+        intact = text == _sealed(data)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        intact = False
+    if not intact:
+        raise ValueError("is damaged: its content does not match its seal")
+    return dict(data)
+
+
+def seal(data: dict[str, Any]) -> bytes:
+    """The text of a JSON object with a checksum of its own."""
+    return _sealed(_finite(data))
 
 
 def _sealed(data: dict[str, Any]) -> bytes:
