@@ -71,7 +71,7 @@ def test_a_sweep_without_any_valid_combination_is_an_error():
 
 
 def test_the_command_leaves_out_what_cannot_be(moonbed):
-    words = [*SMALL, "training.prediction=Epsilon", "training.batch=64,2000", *CHEAP, "--jobs", 1]
+    words = [*(w for w in SMALL if "batch" not in w), "training.batch=64,2000", *CHEAP, "--jobs", 1]
     code, _, err = moonbed("run", "ddpm", *words)
     assert code == 2
     assert err.startswith("moonbed: ddpm training.batch=2000: training.batch: should be at most points (1000)")
@@ -167,9 +167,9 @@ def test_many_rows_have_a_line_each(tmp_path):
     text = StringIO()
     Console(file=text, width=140).print(to_terminal(rows(results, METRICS, Store(tmp_path)), [METRICS[0].label]))
     lines = text.getvalue().splitlines()
-    assert len(lines) < 60 + 12
+    assert len(lines) < 60 + 16
     assert sum(line.strip().startswith("lr=0.01 steps=") for line in lines) == 20
-    assert f"{lost}: training diverged at step 3" in text.getvalue()
+    assert f"{lost}: training diverged at step 3" in " ".join(text.getvalue().split())
 
 
 def test_a_training_of_many_experiments_has_a_short_name():
