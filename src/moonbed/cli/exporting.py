@@ -76,9 +76,7 @@ def export(
     return 0
 
 
-def _results(
-    runs: Sequence[str], out: Path, unfinished: bool, force: bool, store: Path, json: bool, quiet: bool
-) -> int:
+def _results(runs: Sequence[str], out: Path, unfinished: bool, force: bool, store: str, json: bool, quiet: bool) -> int:
     """Write an archive of runs, and say what is in it."""
     from moonbed.component import SpecError
     from moonbed.experiments.archive import write_archive

@@ -54,7 +54,7 @@ def import_(
     warn(notes)
     if json:
         runs = [{"kind": a.kind, "id": a.id, "what": a.what, "message": a.message} for a in arrivals]
-        print_json({"store": str(store), "dry_run": dry_run, "arrivals": runs, "left_out": notes})
+        print_json({"store": store, "dry_run": dry_run, "arrivals": runs, "left_out": notes})
         return 0
     for kind in ("training", "experiment", "floor", "exact"):
         found = [f"{n} {what}" for (of, what), n in counts.items() if of == kind]
@@ -96,7 +96,7 @@ def _received(
             yield from taken(archive)
         return
     other = Store(path, readonly=True)
-    if path.resolve() == Path(store.root).resolve():
+    if str(path.resolve()) == str(store.root.resolve()):
         raise SpecError([("", f"{path} is the store itself")])
     for event in select(other):
         if isinstance(event, Selection):
@@ -146,7 +146,7 @@ def gc(
     gone, kept = [g for g in found if not g.kept], [g for g in found if g.kept]
     if json:
         files = [{"name": g.name, "bytes": g.size, "why": g.why, "kept": g.kept} for g in found]
-        print_json({"store": str(store), "dry_run": dry_run, "bytes": sum(g.size for g in gone), "files": files})
+        print_json({"store": store, "dry_run": dry_run, "bytes": sum(g.size for g in gone), "files": files})
         return 0
     _print_garbage(gone)
     for home in dict.fromkeys(g.name.partition("/")[0] for g in kept):
@@ -186,25 +186,26 @@ def verify(
     from moonbed.experiments.selection import verify as look
     from moonbed.experiments.store import Store
 
-    if not store.is_dir():
+    where = Store(store, readonly=True)
+    if not where.root.is_dir():
         raise SpecError([("--store", f"no folder {store}")])
     found: list[Finding] = []
     done = Progress("verify", 0, 0)
 
     def events() -> Iterator[tuple[str, Any]]:
         nonlocal done
-        for event in look(Store(store, readonly=True), run):
+        for event in look(where, run):
             if isinstance(event, Finding):
                 found.append(event)
             else:
                 done = event
-                yield str(store), event
+                yield store, event
 
     last(events(), quiet)
     damaged = [f for f in found if f.what == "damaged"]
     if json:
         findings = [{"name": f.name, "what": f.what, "message": f.message, "remedy": remedy(f)} for f in found]
-        print_json({"store": str(store), "files": done.done, "intact": not damaged, "findings": findings})
+        print_json({"store": store, "files": done.done, "intact": not damaged, "findings": findings})
         return 1 if damaged else 0
     for finding in found:
         mark = "[bold red]damaged[/]" if finding.what == "damaged" else f"[dim]{finding.what}[/]"

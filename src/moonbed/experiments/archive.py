@@ -189,7 +189,7 @@ class Archive:
         if MANIFEST not in self._entries:
             raise StoreError(f"{self.path} is no archive of Moonbed: it has no {MANIFEST}")
         try:
-            manifest = unseal(self._bytes(MANIFEST), "", MANIFEST)
+            manifest = unseal(self._bytes(MANIFEST))
             kind, version, order, files = (manifest[key] for key in ("format", "moonbed", "order", "files"))
             if kind != FORMAT:
                 raise StoreError(f"{self.path} has the format {json.dumps(kind)[:20]}; this version reads {FORMAT}")

@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import groupby
+from pathlib import PurePosixPath
 from typing import Any
 
 from moonbed.component import SpecError
 from moonbed.experiments.files import Stored
 from moonbed.experiments.inspection import Inspection, needed_by
-from moonbed.experiments.layout import Name, is_folder, is_lock, is_temporary, read_name
-from moonbed.experiments.store import Folder, Store, StoreError, unseal
+from moonbed.experiments.layout import DATA, Name, is_folder, is_lock, is_temporary, read_name
+from moonbed.experiments.places import Found, remote
+from moonbed.experiments.store import Store, StoreError, addressed
 
 __all__ = ["Garbage", "Wanted", "collect", "remove_run"]
 
@@ -61,39 +63,37 @@ def collect(store: Store, wanted: Wanted = Wanted(), dry_run: bool = False) -> I
     rules = _Rules.over(store, wanted)
     every = Stored(store).every()
     for home, group in groupby(every, key=lambda name: name.partition("/")[0] if "/" in name else ""):
-        found = rules.of(home, list(group))
+        found = rules.of(home, {name: every[name] for name in group})
         if not found:
             continue
         if dry_run:
-            held = HELD if rules.is_training(home) and Folder(store.root / home).held() else ""
+            held = HELD if rules.is_training(home) and store.folder(home).held() else ""
             yield from (replace(garbage, kept=held) for garbage in found)
         elif not rules.is_training(home):
             yield from _remove(store, found)
         else:
             try:
                 with store.lock(home, wait=False):
-                    now = [name for name in Stored(store).every() if name.startswith(f"{home}/")]
-                    yield from _remove(store, rules.of(home, now))
+                    yield from _remove(store, rules.of(home, Stored(store).every(home)))
             except StoreError as error:
                 if "held by" not in str(error):
                     raise
                 yield from (replace(garbage, kept=HELD) for garbage in found)
 
 
-def remove_run(folder: Folder, with_experiments: bool = True) -> None:
-    """Remove a run, its record first; of a training also the experiments in it, unless they are to stay."""
-    store, home = Store(folder.path.parent), folder.path.name
-    names = [name for name in Stored(store).every() if name.startswith(f"{home}/")]
+def remove_run(store: Store, run: str, with_experiments: bool = True) -> None:
+    """Remove the run in a folder, its record first; a training goes with its experiments, unless they are to stay."""
+    names = [name for name in Stored(store).every(run) if not is_lock(name.rpartition("/")[2])]
     if not with_experiments:
         names = [name for name in names if name.count("/") == 1]
-    for name in sorted((name for name in names if not is_lock(name.rpartition("/")[2])), key=_first):
+    for name in sorted(names, key=_first):
         _unlink(store, name)
 
 
-def _first(name: str) -> tuple[bool, bool, str]:
-    """Records go first, then what points to files, then the files; folders last, inner ones before outer ones."""
+def _first(name: str) -> tuple[bool, bool, bool, str]:
+    """Records go first, then what points to files, then the files; locks last."""
     last = name.rpartition("/")[2]
-    return last != "record.json", last != "checkpoint.json", name
+    return is_lock(last), last != "record.json", last != "checkpoint.json", name
 
 
 def _remove(store: Store, found: Sequence[Garbage]) -> Iterator[Garbage]:
@@ -103,17 +103,14 @@ def _remove(store: Store, found: Sequence[Garbage]) -> Iterator[Garbage]:
 
 
 def _unlink(store: Store, name: str) -> None:
+    """Remove a file, or an empty folder, and the folders above it that are empty then."""
     path = store.root / name
-    try:
-        if name.endswith("/"):
-            with suppress(OSError):  # somebody put a file there meanwhile
-                path.rmdir()
-            return
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        raise StoreError(f"cannot remove {path}: {error.strerror or error}") from None
-    for folder in path.parents[: name.count("/")]:  # what is empty now
-        with suppress(OSError):
+    if not name.endswith("/"):
+        store.folder().remove(name)
+    if remote(store.root):
+        return
+    for folder in [path, *path.parents[: name.rstrip("/").count("/")]]:
+        with suppress(OSError):  # somebody put a file there
             folder.rmdir()
 
 
@@ -126,6 +123,7 @@ class _Rules:
     chosen: frozenset[str]
     needed: frozenset[str]
     now: float = field(default_factory=time.time)
+    _times: Mapping[str, Found | None] = field(default_factory=dict)
 
     @classmethod
     def over(cls, store: Store, wanted: Wanted) -> _Rules:
@@ -145,8 +143,9 @@ class _Rules:
     def is_training(self, home: str) -> bool:
         return read_name(f"{home}/training.json") is not None
 
-    def of(self, home: str, files: Sequence[str]) -> list[Garbage]:
+    def of(self, home: str, files: Mapping[str, Found | None]) -> list[Garbage]:
         """What may go of the files of one folder of the store, in the order in which it goes."""
+        self._times = files
         why: dict[str, str] = {}
         for name in files:
             if self._is_left(name):
@@ -160,7 +159,7 @@ class _Rules:
             why |= self._damaged(names)
         limit = self.wanted.older_than * 24 * HOUR
         found = [name for name in sorted(why, key=_first) if self._age(name) >= limit]
-        locks = [name for name in files if is_lock(name.rpartition("/")[2])] if self.is_training(home) else []
+        locks = [name for name in files if is_lock(name.rpartition("/")[2])]
         if set(files) == {*found, *locks} and (found or all(self._age(name) > max(HOUR, limit) for name in locks)):
             found += locks
             why |= dict.fromkeys(locks, "lock of an empty folder")
@@ -173,13 +172,20 @@ class _Rules:
         for name in names:
             if name.kind in ("state", "checkpoint") and home in done:
                 out[name.name] = "checkpoint of a finished training"
-            elif name.kind == "state" and pointer and name.plain != f"{home}/{pointer.get('file')}":
-                out[name.name] = "checkpoint that a later one took the place of"
+            elif name.kind == "state" and name.inner != pointer.get("file") and self._is_quiet(name.name):
+                out[name.name] = "checkpoint that no checkpoint.json names"
+            elif name.kind in DATA and name.name != name.plain and name.folder in done and self._is_quiet(name.name):
+                listed, plain = (
+                    (self._json(f"{name.folder}/record.json") or {}).get("files", {}),
+                    PurePosixPath(name.plain).name,
+                )
+                if name.inner != addressed(plain, listed.get(plain, name.inner)):
+                    out[name.name] = "left by a process that another was faster than"
             elif name.kind in ("metric", "anatomy") and name.folder not in done:
                 out[name.name] = "answer about samples that are gone"
         return out
 
-    def _asked(self, home: str, files: Sequence[str]) -> dict[str, str]:
+    def _asked(self, home: str, files: Collection[str]) -> dict[str, str]:
         inner = {name.partition("/")[2].partition("/")[0] for name in files if name.endswith("/record.json")}
         record, own = self._json(f"{home}/record.json"), [name for name in files if name.count("/") == 1]
         experiments = inner - {"record.json"}
@@ -207,22 +213,28 @@ class _Rules:
             if any(f.what == "damaged" for f in found)
         }
 
+    def _is_quiet(self, name: str) -> bool:
+        """Whether nobody can be about to make use of a new file: with a lock, or an hour later."""
+        return self.store.folder().alone or self._age(name) > HOUR
+
     def _is_left(self, name: str) -> bool:
         process = is_temporary(name.rpartition("/")[2])
         return process is not None and self._age(name) > HOUR and not _lives(process)
 
     def _json(self, name: str) -> dict[str, Any] | None:
         """A file's JSON, None where it is not there or damaged."""
-        folder, _, last = name.rpartition("/")
         try:
-            return unseal((self.store.root / name).read_bytes(), folder.rpartition("/")[2], last)
-        except (OSError, ValueError):
+            return self.store.folder().read_json(name)
+        except StoreError:
             return None
 
     def _age(self, name: str) -> float:
-        """Seconds since a file was written, 0 where it is gone."""
+        """Seconds since a file was written, 0 where that is not known."""
+        found = self._times.get(name)
+        if found is not None:
+            return self.now - found.time
         try:
-            return self.now - (self.store.root / name.rstrip("/")).stat().st_mtime
+            return self.now - (self.store.root / name).stat().st_mtime
         except OSError:
             return 0.0
 
@@ -259,7 +271,7 @@ def _users(store: Store, chosen: frozenset[str]) -> Mapping[str, Sequence[str]]:
     for name in Stored(store).names():
         if name.kind in ("training", "experiment"):
             try:
-                data = Folder(store.root / name.folder).read_json(name.inner) or {}
+                data = store.folder().read_json(name.name) or {}
             except StoreError:
                 if chosen & {name.folder, name.training}:  # damaged, and on its way out
                     continue

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from moonbed.experiments.layout import Name, in_order, read_name
-from moonbed.experiments.store import Folder, Store
+from moonbed.experiments.places import Found, remote
+from moonbed.experiments.store import Store
 
 __all__ = ["Stored"]
 
@@ -18,11 +19,19 @@ class Stored:
     """The files of a store, or some of them: an `inspection.Source`."""
 
     def __init__(self, store: Store, names: Sequence[Name] | None = None) -> None:
-        self._root, self._folder, self._names = store.root, Folder(store.root, readonly=True), names
+        self._root, self._folder, self._names = store.root, store.folder(), names
 
-    def every(self) -> list[str]:
-        """Names of all files, those that are not ours too, sorted; of folders without files the name with a `/`."""
-        return sorted(self._below(self._root, "", DEPTH)) if self._root.is_dir() else []
+    def every(self, below: str = "") -> dict[str, Found | None]:
+        """Name -> stamp and time, of all files, those that are not ours too, or of those of one folder; sorted.
+
+        Folders without anything in them have a name that ends in `/`, and no stamp.
+        """
+        before = f"{below}/" if below else ""
+        patterns = [before + "/".join("*" * k) for k in range(1, DEPTH + 1 - bool(below))]
+        found: dict[str, Found | None] = dict(self._folder.names(*patterns))
+        if not remote(self._root):
+            found |= dict.fromkeys(self._empty(self._root / below, before))
+        return dict(sorted(found.items()))
 
     def names(self) -> Sequence[Name]:
         """Every file that has a name of the layout, run by run."""
@@ -36,17 +45,17 @@ class Stored:
 
     def order(self) -> Sequence[str]:
         """`<training>/<experiment>` of the finished experiments, by the time of their record."""
-        records = [name for name in self.names() if name.kind == "sampled"]
-        return [n.folder for n in sorted(records, key=lambda n: (self._root / n.name).stat().st_mtime)]
+        found, wanted = self._folder.names("*/*/record.json"), {name.name for name in self.names()}
+        records = sorted((name for name in found if name in wanted), key=lambda name: found[name].time)
+        return [name.removesuffix("/record.json") for name in records]
 
-    def _below(self, folder: Path, before: str, depth: int) -> Iterator[str]:
+    def _empty(self, folder: Path, before: str) -> Iterator[str]:
         try:
             paths = list(folder.iterdir())
-        except FileNotFoundError:  # removed meanwhile
+        except (FileNotFoundError, NotADirectoryError):  # removed meanwhile
             return
+        if not paths and before:
+            yield before
         for path in paths:
-            if path.is_dir() and depth > 1:
-                inner = list(self._below(path, f"{before}{path.name}/", depth - 1))
-                yield from inner or [f"{before}{path.name}/"]
-            else:
-                yield before + path.name
+            if before.count("/") < DEPTH - 1 and path.is_dir():
+                yield from self._empty(path, f"{before}{path.name}/")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from moonbed.experiments.layout import Name
 from moonbed.experiments.lossfloor import floor_file
 from moonbed.experiments.shapes import check_checkpoint, check_snapshots, check_weights
 from moonbed.experiments.spec import Experiment, Training
-from moonbed.experiments.store import unseal
+from moonbed.experiments.store import addressed, unseal
 from moonbed.metrics import Metric
 from moonbed.targets import Target
 
@@ -51,6 +52,7 @@ class Finding:
     unreadable   a configuration that this version of Moonbed cannot read
     foreign      a configuration with a class of somebody's file, which is not loaded: only its digest can be held
     unfinished   a training, or samples, without a record
+    left         a file that no record and no checkpoint.json names any more
     """
 
     name: str
@@ -62,8 +64,8 @@ class _Fault(ValueError):
     """What is wrong with the file that is looked at."""
 
 
+_STATE = re.compile(r"checkpoint-(?P<step>[0-9]{1,12})(?:[.][0-9a-f]{16})?[.]safetensors", re.ASCII)
 _FIRST = {"training": 0, "experiment": 0, "record": 1, "sampled": 1, "checkpoint": 1}
-_LISTED = {"weights", "snapshots", "log", "samples"}
 _KIND: dict[str, type[Component]] = {"training": Training, "experiment": Experiment}
 
 
@@ -100,7 +102,7 @@ class Inspection:
             yield Finding(name.name, "damaged", str(error) or type(error).__name__)
 
     def _json(self, name: Name, data: bytes) -> dict[str, Any]:
-        content = unseal(data, name.folder, name.inner)
+        content = unseal(data)
         if self._wary and (text := _obeyed(content)) is not None:
             raise _Fault(f"has characters that a terminal obeys: {ascii(text)[:60]}")
         return content
@@ -184,6 +186,9 @@ class Inspection:
             yield Finding(name.name, "unfinished", "belongs to no record yet")
             return
         inner = name.plain.rpartition("/")[2]
+        if name.name != name.plain and name.inner != addressed(inner, record["files"].get(inner, "")):
+            yield Finding(name.name, "left", "by a process that another was faster than")
+            return
         if hashlib.sha256(data).hexdigest() != record["files"].get(inner):
             raise _Fault("its checksum differs from the record" if inner in record["files"] else "is in no record")
         if name.kind == "log":
@@ -200,28 +205,28 @@ class Inspection:
     def _look_at_checkpoint(self, name: Name, data: bytes, there: Collection[str]) -> Iterator[Finding]:
         pointer, spec = self._json(name, data), self._spec(name)
         step, log = pointer.get("step"), pointer.get("log")
-        good = (
-            type(step) is int and 0 <= step <= spec["steps"] and pointer.get("file") == f"checkpoint-{step}.safetensors"
-        )
+        named = _STATE.fullmatch(str(pointer.get("file")))
+        good = type(step) is int and 0 <= step <= spec["steps"] and named is not None and int(named["step"]) == step
         if not good or not _is_sum(pointer.get("sha256")) or not _is_number(pointer.get("seconds")):
             raise _Fault("is no pointer to a state of this training")
         _check_lines(log, spec)
         self._pointers[name.folder] = pointer
+        if "record.json" in there:
+            yield Finding(name.name, "left", "by a training that is finished")
+            return
         if pointer["file"] not in there:
             yield Finding(
                 f"{name.folder}/{pointer['file']}", "damaged", "is what checkpoint.json names, and is not there"
             )
 
     def _look_at_state(self, name: Name, data: bytes, there: Collection[str]) -> Iterator[Finding]:
-        spec, pointer = self._spec(name), self._pointers.get(name.folder)
-        if pointer is None or pointer["file"] != name.plain.rpartition("/")[2]:
-            yield Finding(name.name, "unfinished", "is named by no checkpoint.json; `moonbed gc` removes it")
+        pointer, made = self._pointers.get(name.folder), self._made.get(name.folder)
+        if pointer is None or pointer["file"] != name.inner or "record.json" in there:
+            yield Finding(name.name, "left", "is needed no more, or named by no checkpoint.json")
             return
         if hashlib.sha256(data).hexdigest() != pointer["sha256"]:
             raise _Fault("its checksum differs from checkpoint.json")
-        made = self._made.get(name.folder)
         check_checkpoint(data, made if isinstance(made, Training) else None)
-        assert spec
 
     # Answers
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["LARGEST", "Name", "in_order", "is_folder", "is_lock", "is_temporary", "read_name"]
+__all__ = ["DATA", "LARGEST", "Name", "in_order", "is_folder", "is_lock", "is_temporary", "read_name"]
 
 _ID = "[0-9a-f]{16}"
 _NUMBER = "0|[1-9][0-9]{0,11}"
@@ -35,6 +35,9 @@ _KINDS = {
 _PATTERNS = {kind: re.compile(pattern, re.ASCII) for kind, pattern in _KINDS.items()}
 _ORDER = {kind: k for k, kind in enumerate(_KINDS)}
 _TEMPORARY = re.compile(r"[.].+[.](?P<process>[0-9]+)[.][0-9a-f]{8}", re.ASCII | re.DOTALL)
+
+DATA = frozenset({"weights", "snapshots", "log", "samples"})
+"""Kinds of the files that a record lists."""
 
 LARGEST = {"weights": 4 << 30, "snapshots": 16 << 30, "state": 32 << 30, "samples": 16 << 30, "log": 1 << 28}
 """Kind -> bytes that such a file has at most; 16 MB for the others, which are JSON."""
@@ -62,8 +65,10 @@ class Name:
 
     @property
     def plain(self) -> str:
-        """The name without a checksum in it: what records and archives call the file."""
-        return re.sub(rf"[.]{_ID}(?=[.](?:safetensors|npy|jsonl)$)", "", self.name)
+        """The name without a checksum in it, as records and archives say it; a checkpoint's is that of its pointer."""
+        return (
+            self.name if self.kind == "state" else re.sub(rf"[.]{_ID}(?=[.](?:safetensors|npy|jsonl)$)", "", self.name)
+        )
 
     @property
     def largest(self) -> int:

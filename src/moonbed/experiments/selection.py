@@ -14,7 +14,7 @@ from moonbed.experiments.layout import Name, in_order, is_folder, is_lock, is_te
 from moonbed.experiments.lossfloor import floor_file
 from moonbed.experiments.named import find_experiment
 from moonbed.experiments.spec import Experiment, Training
-from moonbed.experiments.store import Store, StoreError, unseal
+from moonbed.experiments.store import Store, StoreError, addressed, unseal
 from moonbed.experiments.stored import groups_of
 from moonbed.experiments.workers import Progress
 
@@ -87,7 +87,7 @@ class _Held:
 
     def _json(self, name: Name) -> dict[str, Any]:
         try:
-            return unseal(self.source.read(name), name.folder, name.inner)
+            return unseal(self.source.read(name))
         except ValueError as error:
             raise StoreError(
                 f"{self.store.root / name.name} {error}; `moonbed verify` lists all that is damaged"
@@ -127,9 +127,11 @@ class _Held:
         if folder in ("floors", "exact"):
             return names
         if record := by_kind.get("record") or by_kind.get("sampled"):
-            listed = set(self._json(record)["files"])
-            kept = ("training", "record", "experiment", "sampled", "metric", "anatomy")
-            return [n for n in names if n.kind in kept or n.inner in listed]
+            listed = self._json(record)["files"]
+            best = {file: addressed(file, sha256) for file, sha256 in listed.items()}
+            there, kept = {n.inner for n in names}, ("training", "record", "experiment", "sampled", "metric", "anatomy")
+            data = {best[file] if best[file] in there else file for file in listed}
+            return [n for n in names if n.kind in kept or n.inner in data]
         if unfinished and (pointer := by_kind.get("checkpoint")) is not None:
             state = self._json(pointer)["file"]
             return [n for n in names if n.kind in ("training", "checkpoint") or n.inner == state]
@@ -167,8 +169,8 @@ def verify(store: Store, what: Sequence[str] = ()) -> Iterator[Progress | Findin
     """Hold all files of a store, or of some runs, against what they should be; yields progress and what is found.
 
     Beside the findings of `inspection.py` there are `unknown`, a file that is not ours and was not looked at, `left`
-    by a writer that was killed, and `missing`, a training that an experiment was made with. Raises `SpecError` for a run
-    that is not there.
+    by a writer that was killed, and `missing`, a training that an experiment was made with. Raises `SpecError` for a
+    run that is not there.
     """
     source = Stored(store)
     every = source.every()

@@ -10,6 +10,7 @@ store has: an experiment and its weights come together or not at all.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
@@ -18,8 +19,8 @@ from typing import Any
 
 from moonbed.experiments.collect import remove_run
 from moonbed.experiments.inspection import Finding, Inspection, Source, needed_by
-from moonbed.experiments.layout import Name, in_order
-from moonbed.experiments.store import Folder, Store, StoreError, unseal
+from moonbed.experiments.layout import DATA, Name, in_order
+from moonbed.experiments.store import Folder, Store, StoreError, addressed, unseal
 from moonbed.experiments.workers import Progress
 
 __all__ = ["Arrival", "receive"]
@@ -57,7 +58,7 @@ def receive(
     looked = Inspection(source, wary=True)
     problems, foreign = list[Finding](), dict[str, str]()
     for k, (name, findings) in enumerate(looked.findings(names), 1):
-        problems += [f for f in findings if f.what in ("damaged", "unreadable") and len(problems) < MANY]
+        problems += [f for f in findings if f.what in ("damaged", "unreadable", "left") and len(problems) < MANY]
         for finding in findings:
             if finding.what == "foreign":
                 foreign.setdefault(name.folder, finding.message)
@@ -79,14 +80,10 @@ def _check_whole(looked: Inspection, names: Sequence[Name], store: Store) -> Non
     """`StoreError` for a run without its configuration, its record or what it was made with."""
     for folder in dict.fromkeys(name.folder for name in names if name.training):
         spec, unfinished = looked.specs[folder], folder not in looked.records
-        if unfinished and ("/" in folder or not any(n.folder == folder and n.kind == "state" for n in names)):
+        if unfinished and ("/" in folder or not any(n.folder == folder and n.kind == "checkpoint" for n in names)):
             raise StoreError(f"nothing was taken: {folder} has neither a record nor a checkpoint")
         for training in needed_by(spec):
-            if (
-                training != folder
-                and training not in looked.specs
-                and not (store.root / training / "record.json").is_file()
-            ):
+            if training != folder and training not in looked.specs and not store.folder(training).names("record.json"):
                 raise StoreError(f"nothing was taken: {folder} was made with the training {training}, which is nowhere")
 
 
@@ -123,11 +120,11 @@ class _Into:
         return Arrival(kind, id, what, "; ".join(filter(None, (message, note))))
 
     def _there(self, folder: str) -> dict[str, Any] | None:
-        return Folder(self._store.root / folder).record()
+        return self._store.folder(*folder.split("/")).record()
 
     def _take_run(self, names: Sequence[Name]) -> tuple[str, str]:
         first, theirs = names[0], self._looked.records.get(names[0].folder)
-        folder = Folder(self._store.root / first.folder, self._store.readonly)
+        folder = self._store.folder(*first.folder.split("/"))
         try:
             mine, damage = folder.record(), ""
         except StoreError as error:
@@ -148,18 +145,21 @@ class _Into:
         gone = [] if first.experiment else self._experiments_of(first.training)
         if not self._dry:
             for inner in gone:
-                remove_run(Folder(folder.path / inner))
-            remove_run(folder, with_experiments=False)
+                remove_run(self._store, f"{first.training}/{inner}")
+            remove_run(self._store, first.folder, with_experiments=False)
             self._write(folder, names)
         return "replaced", f"with it went {', '.join(gone)}, sampled from the other weights" if gone else ""
 
     def _write(self, folder: Folder, names: Iterable[Name]) -> None:
         for name in in_order(names):
-            folder.write(name.inner, self._source.read(name))
+            data, inner = self._source.read(name), name.inner
+            if name.kind in DATA and not folder.alone:  # where others may write too, no name is used twice
+                inner = addressed(inner, hashlib.sha256(data).hexdigest())
+            folder.write(inner, data)
 
     def _take_unfinished(self, folder: Folder, names: Sequence[Name]) -> tuple[str, str]:
         pointer = next(name for name in names if name.kind == "checkpoint")
-        theirs = unseal(self._source.read(pointer), pointer.folder, pointer.inner)
+        theirs = unseal(self._source.read(pointer))
         mine = folder.read_json(pointer.inner)
         if mine is not None and (mine["step"] >= theirs["step"] or not self._replace):
             return ("there" if mine["sha256"] == theirs["sha256"] else "kept"), f"it stands at step {mine['step']:,}"
@@ -171,7 +171,7 @@ class _Into:
         """Metrics and error budget of samples that are there already."""
         new, other = 0, 0
         for name in names:
-            there, data = (folder.path / name.inner).is_file(), self._source.read(name)
+            there, data = bool(folder.names(name.inner)), self._source.read(name)
             if there and folder.read(name.inner) == data:
                 continue
             new, other = new + (not there), other + there
@@ -183,31 +183,30 @@ class _Into:
 
     def _forget_answers(self, folder: Folder) -> None:
         """What was said of samples that are there no more."""
-        for path in [*(folder.path / "metrics").glob("*.json"), folder.path / "anatomy.json"]:
-            path.unlink(missing_ok=True)
+        for name in folder.names("metrics/*.json", "anatomy.json"):
+            folder.remove(name)
 
     def _experiments_of(self, training: str) -> list[str]:
-        return sorted(p.parent.name for p in (self._store.root / training).glob("*/record.json"))
+        return [name.partition("/")[0] for name in self._store.folder(training).names("*/record.json")]
 
     def _take_file(self, name: Name) -> Arrival:
         """Floors and exact values: of two the one that goes on from the other, or both together."""
-        folder, theirs = Folder(self._store.root / name.folder, self._store.readonly), self._source.read(name)
+        folder, theirs = self._store.folder(name.folder), self._source.read(name)
         what, data = "new", theirs
-        if (folder.path / name.inner).is_file():
-            there = folder.read(name.inner)
-            what, data = self._joined(folder, name, there, theirs)
+        if folder.names(name.inner):
+            what, data = self._joined(folder.read(name.inner), theirs)
         if not self._dry and what not in ("there", "kept"):
             folder.write(name.inner, data)
         return Arrival(name.kind, name.id, what)
 
-    def _joined(self, folder: Folder, name: Name, there: bytes, theirs: bytes) -> tuple[str, bytes]:
+    def _joined(self, there: bytes, theirs: bytes) -> tuple[str, bytes]:
         if there == theirs:
             return "there", there
         try:
-            mine = unseal(there, name.folder, name.inner)
+            mine = unseal(there)
         except ValueError:
             return "replaced", theirs
-        come = unseal(theirs, name.folder, name.inner)
+        come = unseal(theirs)
         old, new = (data.get("draws", data.get("values")) for data in (mine, come))
         if isinstance(old, list) and isinstance(new, list):
             if old == new[: len(old)]:
