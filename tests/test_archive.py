@@ -8,11 +8,8 @@ import json
 import os
 import re
 import shutil
-import stat
-import struct
 import subprocess
 import sys
-import warnings
 import zipfile
 from pathlib import Path
 
@@ -22,7 +19,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small import METRICS, only_here, tiny
 
-from moonbed.component import digest
 from moonbed.diffusion.guidance import AutoGuidance
 from moonbed.diffusion.objectives import Progressive
 from moonbed.diffusion.samplers import DDIM, Jump
@@ -33,10 +29,9 @@ from moonbed.experiments.averaging import PowerEMA
 from moonbed.experiments.files import Stored
 from moonbed.experiments.floors import save_floor
 from moonbed.experiments.inspection import Inspection, needed_by
-from moonbed.experiments.layout import read_name
 from moonbed.experiments.lossfloor import loss_floor
 from moonbed.experiments.selection import Selection, select
-from moonbed.experiments.store import StoreError, save_spec, seal, unseal
+from moonbed.experiments.store import save_spec
 from moonbed.experiments.train import State, train
 from moonbed.experiments.transfer import Arrival, receive
 from moonbed.targets.curves import TwoMoons
@@ -108,7 +103,7 @@ def contents(root: Path) -> dict[str, str]:
     out = {}
     for path in root.rglob("*"):
         if path.name != ".lock":
-            what = os.readlink(path) if path.is_symlink() else "folder" if path.is_dir() else path.read_bytes()
+            what = str(path.readlink()) if path.is_symlink() else "folder" if path.is_dir() else path.read_bytes()
             out[path.relative_to(root).as_posix()] = what if isinstance(what, str) else hashlib.sha256(what).hexdigest()
     return out
 
