@@ -122,16 +122,6 @@ def at_least(option: str, value: int, low: int) -> None:
         raise SpecError([(option, f"should be at least {low}, given {value}")])
 
 
-def chosen_jobs(jobs: int | None) -> int:
-    """Number of processes: one a core unless said."""
-    from moonbed.experiments.workers import cores
-
-    if jobs is None:
-        return cores()
-    at_least("--jobs", jobs, 1)
-    return jobs
-
-
 def check_writable(out: Path) -> None:
     """`StoreError` now, for a folder that cannot be written."""
     from moonbed.experiments.store import Folder

@@ -216,6 +216,11 @@ class Store:
         """A store as it is, or that of a path."""
         return store if isinstance(store, Store) else cls(store)
 
+    @property
+    def address(self) -> str:
+        """The root as a text that means the same in a process with another working directory."""
+        return str(self.root.absolute())
+
     def training(self, training: Training) -> Folder:
         """The folder of a training."""
         return Folder(self.root / training.id, self.readonly)
