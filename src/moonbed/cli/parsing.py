@@ -53,7 +53,7 @@ def boards() -> dict[str, str]:
     return {"order": "Order of convergence of every native sampler, and diffusers beside it.", **asked}
 
 
-def stored_runs(store: Path) -> dict[str, str]:
+def stored_runs(store: str) -> dict[str, str]:
     """Id of a finished experiment -> what came of it."""
     from moonbed.experiments.store import Store
 
@@ -120,6 +120,14 @@ def at_least(option: str, value: int, low: int) -> None:
     """`SpecError` for a number that is too small."""
     if value < low:
         raise SpecError([(option, f"should be at least {low}, given {value}")])
+
+
+def beside(store: str, name: str) -> Path:
+    """Where a page goes that no place was named for: in the store, or here where that is a URL."""
+    from moonbed.experiments.places import located, remote
+
+    root = located(store)
+    return Path(name) if remote(root) else root / name
 
 
 def check_writable(out: Path) -> None:

@@ -33,7 +33,7 @@ from moonbed.experiments.evaluate import answer, askable, exact_of, generate, mo
 from moonbed.experiments.floors import draw_floors, load_floor
 from moonbed.experiments.plugins import files_of
 from moonbed.experiments.rows import DRAWS
-from moonbed.experiments.run import Failure, Progress, Result, execute
+from moonbed.experiments.run import Failure, Progress, Result, execute, fitting
 from moonbed.experiments.spec import Experiment
 from moonbed.experiments.store import Store
 from moonbed.metrics import Evaluation, Metric
@@ -142,7 +142,7 @@ KEPT = "anatomy.json"
 
 
 def save_anatomy(store: Store, found: Anatomy) -> Path:
-    """Keep an error budget in the folder of its experiment, in place of an earlier one; the file."""
+    """Keep an error budget in the folder of its experiment, in place of an earlier one; the file, or its URL."""
     folder = store.experiment(found.experiment)
     data = {"repeats": found.repeats, "seeds": found.seeds, "values": found.values, "score_error": found.score_error}
     folder.write_json(KEPT, data)
@@ -195,7 +195,7 @@ def _exactly(
     questions = [metric.spec() for metric in metrics]
     tasks = [Task(_exact, (e.spec(), questions, store.address), files, store.address) for e in experiments]
     found: dict[int, Mapping[str, float]] = {}
-    for index, event in engine.run(tasks):
+    for index, event in fitting(engine, store).run(tasks):
         if isinstance(event, Progress | Failure):
             yield f"exact denoiser, repeat {index + 1}", event
         else:

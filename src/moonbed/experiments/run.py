@@ -30,6 +30,7 @@ from moonbed.experiments.evaluate import (
     reference,
 )
 from moonbed.experiments.floors import FloorPlan
+from moonbed.experiments.places import remote
 from moonbed.experiments.plugins import files_of
 from moonbed.experiments.spec import Experiment, Training, grouped
 from moonbed.experiments.store import Folder, Store, StoreError, save_spec
@@ -159,6 +160,7 @@ def execute(
     Events without experiments are those of the floors, which get up to `draws` exact draws at the same time. Metrics
     that cannot be asked of a target are left out.
     """
+    engine = fitting(engine, store)
     device = device_on(engine, device)
     engine.warm_up()
     for sampler, schedule in dict.fromkeys((e.sampler, e.schedule or e.training.schedule) for e in experiments):
@@ -176,7 +178,7 @@ def execute(
     drawing = [(plan, task) for plan in plans for task in plan.tasks(workers)]
     ahead = engine.spare(len(bundles) + (len(drawing) if workers > 1 else 0))
     root = store.address if engine.distant else str(store.root)
-    if engine.distant:
+    if workers > 1 and (engine.distant or remote(store.root)):  # locks may not reach from one to the other
         yield from _prepared([[groups[k] for k in bundle] for bundle in bundles], engine, root, device, ahead)
     tasks = []
     for bundle in bundles:
@@ -196,6 +198,15 @@ def execute(
         else:
             k, event = event
             yield groups[bundles[index][k]], event
+
+
+def fitting(engine: Engine, store: Store) -> Engine:
+    """The engine, or this process alone for a store that lies in its memory. `SpecError` if the engine is distant."""
+    if store.processes(2) == 2:
+        return engine
+    if engine.distant:
+        raise SpecError([("store", f"{store.root} lies in the memory of this process: other machines do not see it")])
+    return HERE
 
 
 def device_on(engine: Engine, name: str) -> str:
@@ -224,7 +235,7 @@ def _bundles(groups: Sequence[list[Experiment]], device: str, jobs: int) -> list
 def _prepared(
     bundles: Sequence[list[list[Experiment]]], engine: Engine, root: str, device: str, ahead: bool
 ) -> Iterator[tuple[list[Experiment], Progress]]:
-    """Train what several bundles need, each once, teachers before whom they teach: locks may not reach across machines.
+    """Train what several bundles need, each once, teachers before whom they teach.
 
     Failures are not said here: whoever needs what failed meets them again.
     """
@@ -434,8 +445,8 @@ def _sample(store: Store, experiment: Experiment, device: str) -> Iterator[Progr
     denoiser = denoiser_in(store, experiment, device)
     if denoiser is None:
         return
-    for path in [*(folder.path / "metrics").glob("*.json"), folder.path / "anatomy.json"]:
-        path.unlink(missing_ok=True)  # of other samples
+    for name in folder.names("metrics/*.json", "anatomy.json"):
+        folder.remove(name)  # of other samples
     save_spec(folder, experiment)
     start = time.monotonic()
     x = torch.empty(0)

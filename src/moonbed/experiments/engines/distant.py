@@ -23,7 +23,7 @@ from typing import Any
 import moonbed
 from moonbed.component import SpecError
 from moonbed.experiments.engines.base import Task, events, failure
-from moonbed.experiments.store import Folder, Store, StoreError
+from moonbed.experiments.store import Store, StoreError
 
 __all__ = ["Parcel", "parcels"]
 
@@ -73,12 +73,12 @@ def parcels(tasks: Sequence[Task]) -> Iterator[list[Parcel]]:
     try:
         for root in dict.fromkeys(task.store for task in tasks if task.store):
             tokens[root] = f".seen.engine.{secrets.token_hex(4)}"
-            Folder(Store(root).root).write(tokens[root], b"")
+            Store(root).folder().write(tokens[root], b"here")
         yield [Parcel(task, _sources(task.files), versions(), tokens.get(task.store, "")) for task in tasks]
     finally:
         for root, token in tokens.items():
-            with suppress(OSError):
-                (Store(root).root / token).unlink(missing_ok=True)
+            with suppress(StoreError):
+                Store(root).folder().remove(token)
 
 
 def import_extra(module: str, extra: str, name: str) -> Any:
@@ -98,8 +98,8 @@ def versions() -> dict[str, str]:
 
 def _seen(root: str, token: str) -> bool:
     try:
-        return (Store(root).root / token).is_file()
-    except OSError:
+        return Store(root).folder().read(token) == b"here"
+    except StoreError:
         return False
 
 
