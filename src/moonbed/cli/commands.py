@@ -26,6 +26,7 @@ from moonbed.cli.output import (
 from moonbed.cli.parsing import (
     all_kinds,
     at_least,
+    beside,
     boards,
     check_writable,
     chosen_jobs,
@@ -110,7 +111,7 @@ def run(
 
     if csv:
         check_writable(csv.parent)
-    page = page_path(report, store / "report.html")
+    page = page_path(report, beside(store, "report.html"))
     wanted = {name: [experiment] for name, experiment in named.items()}
     results, failures = follow_runs(follow(wanted, questions, draws, where, device, jobs), quiet)
     found = {name: [results[e.id]] for name, e in named.items() if e.id in results}

@@ -53,7 +53,7 @@ def boards() -> dict[str, str]:
     return {"order": "Order of convergence of every native sampler, and diffusers beside it.", **asked}
 
 
-def stored_runs(store: Path) -> dict[str, str]:
+def stored_runs(store: str) -> dict[str, str]:
     """Id of a finished experiment -> what came of it."""
     from moonbed.experiments.store import Store
 
@@ -130,6 +130,14 @@ def chosen_jobs(jobs: int | None) -> int:
         return cores()
     at_least("--jobs", jobs, 1)
     return jobs
+
+
+def beside(store: str, name: str) -> Path:
+    """Where a page goes that no place was named for: in the store, or here where that is a URL."""
+    from moonbed.experiments.places import located, remote
+
+    root = located(store)
+    return Path(name) if remote(root) else root / name
 
 
 def check_writable(out: Path) -> None:
