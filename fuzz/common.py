@@ -1,13 +1,14 @@
 """What the fuzz targets share: a loop that counts and keeps findings, and values as a stranger might write them.
 
-A target is a function of bytes and the exceptions that it may raise. Anything else is a finding: another exception, more
-than a second of CPU, more memory than libFuzzer is told (`-rss_limit_mb`), or a file written where none should be.
-With MOONBED_FINDINGS=FOLDER a finding is kept there once for each place that raised it, and the fuzzer goes on; without,
-it stops at the first, as libFuzzer does.
+A target is a function of bytes and the exceptions that it may raise. Anything else is a finding: another exception, a
+second of CPU, more memory than libFuzzer is told (`-rss_limit_mb`), or a file written where none should be. With
+MOONBED_FINDINGS=FOLDER a finding is kept there once for each place that raised it, and the fuzzer goes on; without, it
+stops at the first, as libFuzzer does.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import os
@@ -50,10 +51,8 @@ def fuzz(one: Callable[[bytes], None], documented: tuple[type[Exception], ...], 
     def test(data: bytes) -> None:
         start = time.thread_time()
         try:
-            try:
+            with contextlib.suppress(*documented):
                 one(data)
-            except documented:
-                pass
             if (took := time.thread_time() - start) > SECONDS:
                 raise Slow(f"{took:.1f} s")
         except Exception as error:
@@ -81,7 +80,8 @@ def keep(folder: Path, data: bytes, error: Exception) -> None:
 ODD: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 2, 10**9, 10**12, 2**63, -(2**63), 10**400, 0.0, -0.0, 1e-300, 1e300, 0.5, 5e-324,
     float("nan"), float("inf"), -float("inf"), "", " ", "0", "nan", "1e400", "None", "true", "{", "[", "{}", "\x00",
-    "\ud800", "\u202e", "\u2028", "../../etc/passwd", "/dev/zero", "/etc/passwd", "<script>", "[red]", "$\\foo$", "{{x}}",
+    "\ud800",
+    "\u202e", "\u2028", "../../etc/passwd", "/dev/zero", "/etc/passwd", "<script>", "[red]", "$\\foo$", "{{x}}",
     [], {}, [[]], [None], [0, 0], [1, 2, 3], {"type": None}, {"type": []}, {"type": {}}, {"type": ""}, {"": 0},
 )  # fmt: skip
 

@@ -33,7 +33,21 @@ def places(spec: dict, before: str = "") -> list[str]:
 
 
 PLACES = places(EMA.spec())
-NAMES = [*PLACES, "C2ST", "default", "ema", EMA.id, EMA.training.id[:5], "Heun", "DDIM", *PRESETS, "[1,2]", "1,2", "*", ".."]
+NAMES = [
+    *PLACES,
+    "C2ST",
+    "default",
+    "ema",
+    EMA.id,
+    EMA.training.id[:5],
+    "Heun",
+    "DDIM",
+    *PRESETS,
+    "[1,2]",
+    "1,2",
+    "*",
+    "..",
+]
 
 
 def one(data: bytes) -> None:

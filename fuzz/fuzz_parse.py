@@ -1,4 +1,4 @@
-"""Configurations from strangers: `parse` of every kind, as a mapping and as JSON, and what may be asked of the result."""
+"""Configurations from strangers: `parse` of every kind, as a mapping and as JSON, and what is made of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import atheris
 with atheris.instrument_imports(include=["moonbed"]):
     from common import NOISE, Draw, Wrong, fuzz
 
-    import moonbed.experiments
     from moonbed.component import Component, SpecError, kinds, members
     from moonbed.experiments.presets import PRESETS
 

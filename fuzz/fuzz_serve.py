@@ -1,4 +1,4 @@
-"""Requests to `moonbed serve` from a hostile page: paths, queries, hosts, methods and headers, asked in this process."""
+"""Requests to `moonbed serve` from a hostile page: paths, queries, hosts, methods, headers; in this process."""
 
 from __future__ import annotations
 
@@ -15,25 +15,70 @@ with atheris.instrument_imports(include=["moonbed"]):
 APP = application(store.STORE)
 DONE, CUT = store.DONE.training.id, store.CUT.id
 NAMES = [
-    "/", "/runs/", "/api/runs", f"/api/runs/{DONE}", f"/api/runs/{CUT}", "/report", "/live", "/static/", "engine.js", DONE, CUT,
-    "..", "../", "%2e%2e%2f", "//", "\\", "%00", "/etc/passwd", "floors", ".lock", "localhost", "127.0.0.1", "[::1]", "evil.example",
-    "127.0.0.1:8000", "127.0.0.1@evil.example", "GET", "HEAD", "POST", "OPTIONS", "*", "if-none-match", "range", "host",
-]  # fmt: skip
+    "/",
+    "/runs/",
+    "/api/runs",
+    f"/api/runs/{DONE}",
+    f"/api/runs/{CUT}",
+    "/report",
+    "/live",
+    "/static/",
+    "engine.js",
+    DONE,
+    CUT,
+    "..",
+    "../",
+    "%2e%2e%2f",
+    "//",
+    "\\",
+    "%00",
+    "/etc/passwd",
+    "floors",
+    ".lock",
+    "localhost",
+    "127.0.0.1",
+    "[::1]",
+    "evil.example",
+    "127.0.0.1:8000",
+    "127.0.0.1@evil.example",
+    "GET",
+    "HEAD",
+    "POST",
+    "OPTIONS",
+    "*",
+    "if-none-match",
+    "range",
+    "host",
+]
 HOSTS = {b"localhost", b"127.0.0.1", b"[::1]", b"::1"}
 LOOP = asyncio.new_event_loop()
 
 
 def one(data: bytes) -> None:
     draw = Draw(data, NAMES)
-    path = draw.one_of(["", "/", "/runs/", "/api/runs/", "/static/", "/api/runs"]) + "".join(draw.text() for _ in range(draw.below(4)))
+    path = draw.one_of(["", "/", "/runs/", "/api/runs/", "/static/", "/api/runs"]) + "".join(
+        draw.text() for _ in range(draw.below(4))
+    )
     host = draw.one_of(["127.0.0.1", "localhost:80", draw.text()]).encode("utf-8", "replace")
     method = draw.one_of(["GET", "GET", "HEAD", draw.text().encode("ascii", "replace").decode()])
-    headers = [(b"host", host), (draw.text().lower().encode("utf-8", "replace"), draw.text().encode("utf-8", "replace"))]
+    headers = [
+        (b"host", host),
+        (draw.text().lower().encode("utf-8", "replace"), draw.text().encode("utf-8", "replace")),
+    ]
     scope = {
-        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http", "path": path,
-        "raw_path": path.encode("utf-8", "replace"), "query_string": draw.text().encode("utf-8", "replace"), "root_path": "",
-        "headers": headers, "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 8000),
-    }  # fmt: skip
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode("utf-8", "replace"),
+        "query_string": draw.text().encode("utf-8", "replace"),
+        "root_path": "",
+        "headers": headers,
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 8000),
+    }
     sent = []
 
     async def receive():

@@ -23,9 +23,9 @@ with atheris.instrument_imports(include=["moonbed"]):
     from moonbed.experiments.anatomy import PARTS, load_anatomy
     from moonbed.experiments.floors import load_floor, save_floor
     from moonbed.experiments.lossfloor import loss_floor
-    from moonbed.experiments.stored import finished, held, questions, stored_result, stored_rows
-    from moonbed.experiments.store import Folder, StoreError, _sealed, load_spec, save_spec
     from moonbed.experiments.spec import Experiment, Training
+    from moonbed.experiments.store import Folder, StoreError, _sealed, load_spec, save_spec
+    from moonbed.experiments.stored import finished, held, questions, stored_result, stored_rows
     from moonbed.experiments.train import State, train
     from moonbed.export.runs import export, find_run
     from moonbed.metrics.two_sample import SlicedW1

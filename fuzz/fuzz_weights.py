@@ -50,7 +50,9 @@ def changed(draw: Draw, content: bytes, name: str) -> bytes:
 
 
 def one(data: bytes) -> None:
-    draw = Draw(data, [*TYPES, "network.0.weight", "averages", "snapshot.x", "optimizer.0", "optimizer.x.y", "dtype", "shape"])
+    draw = Draw(
+        data, [*TYPES, "network.0.weight", "averages", "snapshot.x", "optimizer.0", "optimizer.x.y", "dtype", "shape"]
+    )
     folder, name = draw.one_of(PLACES)
     content = changed(draw, RIGHT[folder.path / name], name)
     pointer = "checkpoint.json" if folder is CUT else "record.json"

@@ -1,7 +1,7 @@
 """All fuzz targets in turn: `python fuzz/run.py --seconds 60 --out build/fuzz`; a line each, and their sum.
 
 What counts as an input is an execution that libFuzzer reports. Corpora and findings are kept below `--out`, so that the
-next call goes on from them; `totals.jsonl` there has a line for each run of a target. Exit status 1 if anything was found.
+next call goes on from them; `totals.jsonl` has a line for each run of a target. Exit status 1 if anything was found.
 """
 
 from __future__ import annotations

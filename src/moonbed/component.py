@@ -68,7 +68,7 @@ Fraction = Annotated[float, Ge(0), Le(1)]
 
 
 MOST = 64
-"""How deep a configuration may be nested, and its values in one another: a teacher's teacher's teacher, for instance."""
+"""How deep a configuration may be nested, and its values in one another: teachers of teachers, for instance."""
 LONGEST = 10_000
 """Characters of a text, and entries of a list, that a field may have."""
 _NAMED = 8
@@ -413,7 +413,7 @@ def _flaw(value: Any, depth: int = 0) -> str:
     if isinstance(value, float):
         return "" if math.isfinite(value) else "should be finite"
     if isinstance(value, int):
-        return "" if -(2**63) <= value < 2**63 else "should fit into 64 bits"
+        return "" if -(2**63) <= value < 2**64 else "should fit into 64 bits"
     return "" if value is None or isinstance(value, Component) else "should be plain JSON values"
 
 
