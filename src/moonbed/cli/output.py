@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,7 +86,8 @@ def say_size(path: Path, size: int) -> None:
 
 def warn(lines: Iterable[str]) -> None:
     """Say on standard error what a reader should know, a line each."""
-    sys.stderr.write("".join(f"moonbed: {' '.join(line.split())}\n" for line in lines))
+    with suppress(BrokenPipeError):
+        sys.stderr.write("".join(f"moonbed: {' '.join(line.split())}\n" for line in lines))
 
 
 def print_table(table: Any) -> None:
@@ -147,7 +148,7 @@ def write_rows(table: Sequence[Row], out: Path, store: Any) -> list[str]:
         "table.tex": tables.to_latex(table, labels),
     }
     for name, text in files.items():
-        (out / name).write_text(text, encoding="utf-8")
+        write_text(out / name, text)
     drawn = []
     for row in table:
         if row.done:

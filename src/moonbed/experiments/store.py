@@ -12,9 +12,10 @@
          floors/<id>.json                     draws of a metric from an exact sampler
          exact/<id>.json                      values of the exact denoiser under a sampler, and in a training's loss
 
-A file appears whole or not at all: it is written beside its place, flushed to the disk and renamed. What is read is
-held against its checksum first; a file that does not match is named in a `StoreError` and never used. A lock that the
-system drops when its process dies keeps two processes from the same training.
+A file appears whole or not at all: it is written beside its place, flushed to the disk and renamed, and so is the
+name: the folder is flushed after it. What is read is held against its checksum first; a file that does not match is
+named in a `StoreError` and never used, and so is one that was moved here from another run. A lock that the system drops
+when its process dies keeps two processes from the same training.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from moonbed.component import Component, SpecError, digest
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["Folder", "Store", "StoreError"]
+
+PLACE = "place"
+"""Field of every JSON file of the store: its folder's name and its own, so that one of another run is not taken."""
 
 
 class StoreError(RuntimeError):
@@ -62,6 +66,7 @@ class Folder:
                     file.flush()
                     os.fsync(file.fileno())
                 temporary.replace(target)
+                _flush(target.parent)
             except BaseException:
                 temporary.unlink(missing_ok=True)
                 raise
@@ -81,24 +86,14 @@ class Folder:
         return data
 
     def write_json(self, name: str, data: dict[str, Any]) -> None:
-        """Put a JSON object under `name`, sealed with a checksum of its own."""
-        self.write(name, _sealed(_finite(data)))
+        """Put a JSON object under `name`, sealed with a checksum of its own that says where it belongs."""
+        self.write(name, _sealed(_finite({**data, PLACE: f"{self.path.name}/{name}"})))
 
     def read_json(self, name: str) -> dict[str, Any] | None:
-        """The JSON object under `name`, None where there is none; `StoreError` if it is damaged."""
-        path = self.path / name
-        if not path.is_file():
+        """The JSON object under `name`, None where there is none; `StoreError` if it is damaged or of another place."""
+        if not (self.path / name).is_file():
             return None
-        try:
-            text = self.read(name)
-            data = json.loads(text)
-            del data["seal"]
-            intact = text == _sealed(data)
-        except (ValueError, KeyError, TypeError, RecursionError):
-            intact = False
-        if not intact:
-            raise StoreError(f"{path} is damaged: its content does not match its seal; remove it to redo it")
-        return data
+        return unseal(self.read(name), self.path, name)
 
     def record(self) -> dict[str, Any] | None:
         """The record of what is done here, None where it is not done."""
@@ -117,14 +112,23 @@ class Folder:
         return self.read(name, record["files"][name])
 
     def verify(self) -> None:
-        """Hold the JSON files against their seals, and the files of the record against their checksums.
+        """Hold the JSON files against their seals, and the files of record and checkpoint against their checksums.
 
-        Raises `StoreError`, which names the first that differs.
+        Raises `StoreError`, which names the first that differs, or the configuration that a finished folder lacks.
         """
-        for path in sorted(self.path.glob("*.json")):
-            self.read_json(path.name)
-        for name in (self.record() or {"files": {}})["files"]:
+        for pattern in ("*.json", "metrics/*.json"):
+            for path in sorted(self.path.glob(pattern)):
+                self.read_json(path.relative_to(self.path).as_posix())
+        record = self.record()
+        if record is None:
+            self._verify_checkpoint()
+            return
+        for name in record["files"]:
             self.file(name)
+        specs = [self.path / f"{kind.__name__.lower()}.json" for kind in (Training, Experiment)]
+        if "id" in record and not any(path.is_file() for path in specs):
+            spec = specs["training" in record]
+            raise StoreError(f"{spec} is missing; the command that made {self.path} writes it again")
 
     def sweep(self) -> None:
         """Remove what a killed process left half written. Only for whoever holds the lock."""
@@ -176,6 +180,16 @@ class Folder:
             return None
         tensors = load(self.read(pointer["file"], pointer["sha256"]))
         return tensors, pointer["step"], pointer["log"], pointer["seconds"]
+
+    def _verify_checkpoint(self) -> None:
+        """Read the state of a training as it is now: a process at work may replace it meanwhile."""
+        while (pointer := self.read_json("checkpoint.json")) is not None:
+            try:
+                self.read(pointer["file"], pointer["sha256"])
+                return
+            except StoreError:
+                if self.read_json("checkpoint.json") == pointer:
+                    raise
 
     def log(self) -> list[tuple[int, float]]:
         """(step, mean loss) of a training: by its log where it is done, by its last checkpoint while it is not."""
@@ -268,6 +282,13 @@ def save_spec(folder: Folder, component: Component) -> None:
     folder.write_json(f"{type(component).__name__.lower()}.json", {"id": component.id, "spec": component.spec()})
 
 
+def verify_done(folder: Folder, component: Component) -> None:
+    """Hold a finished folder against its checksums; a configuration that it lacks is written again."""
+    if not folder.readonly and not (folder.path / f"{type(component).__name__.lower()}.json").is_file():
+        save_spec(folder, component)
+    folder.verify()
+
+
 def load_spec(folder: Folder, kind: type[Component]) -> Component:
     """The configuration in a folder. Raises `StoreError` where its id is not the folder's name."""
     name = f"{kind.__name__.lower()}.json"
@@ -281,6 +302,49 @@ def load_spec(folder: Folder, kind: type[Component]) -> Component:
     if component.id != folder.path.name:
         raise StoreError(f"{folder.path / name} is not what its folder is named for: its id is now {component.id}")
     return component
+
+
+def unseal(text: bytes, folder: PurePath, name: str) -> dict[str, Any]:
+    """The JSON object that is `name` of a folder; `StoreError` if the text is damaged, or that of another place."""
+    try:
+        data = json.loads(text)
+        del data["seal"]
+        intact = text == _sealed(data)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        intact = False
+    if not intact:
+        raise StoreError(f"{folder / name} is damaged: its content does not match its seal; remove it to redo it")
+    place = data.pop(PLACE, None)
+    if place not in (None, f"{folder.name}/{name}") or (place is None and not _at_home(data, folder, name)):
+        raise StoreError(f"{folder / name} is not of this place but {_origin(data, place)}; remove it to redo it")
+    return dict(data)
+
+
+def _flush(path: Path) -> None:
+    """Make the names in a folder as lasting as the files; nothing where folders cannot be opened, as on Windows."""
+    if hasattr(os, "O_DIRECTORY"):
+        number = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+
+def _at_home(data: dict[str, Any], folder: PurePath, name: str) -> bool:
+    """Whether a file without a place, of an older version, can be of this one: by an id or a digest that it holds."""
+    if "id" in data:
+        return bool(data["id"] == folder.name)
+    if name.startswith("metrics/") and "metric" in data:
+        return digest(data["metric"]) == Path(name).stem
+    if folder.name == "floors" and "target" in data:
+        return digest([data["target"], data["metric"], data["n"]]) == Path(name).stem
+    if folder.name == "exact" and "about" in data:
+        return digest(data["about"]) == Path(name).stem
+    return True
+
+
+def _origin(data: dict[str, Any], place: str | None) -> str:
+    return f"that of {place}" if place else f"that of {data['id']}" if "id" in data else "one of another name"
 
 
 def _sealed(data: dict[str, Any]) -> bytes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from moonbed.component import SpecError
@@ -43,20 +42,20 @@ def _more(store: Store, folder: Folder, run: Mapping[str, Any]) -> dict[str, Any
     experiments = []
     for line, kept, configuration in zip(run["experiments"], inner, configurations, strict=True):
         own = {key: value for key, value in configuration["spec"].items() if key != "training"}
-        experiments.append({**line, "spec": own, "values": _values(store, kept.path, configuration["spec"])})
+        experiments.append({**line, "spec": own, "values": _values(store, kept, configuration["spec"])})
     versions = (record or {}).get("versions", {})
     return {"spec": spec, "log": thinned(log, POINTS), "experiments": experiments, "versions": versions}
 
 
-def _values(store: Store, path: Path, spec: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _values(store: Store, folder: Folder, spec: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The stored values with their doubt: interval over evaluation draws, and the floor where the store has one."""
     try:
         experiment: Experiment | None = Experiment.parse(spec)
     except SpecError:  # of a class that is not known here
         experiment = None
     out = []
-    for file in sorted((path / "metrics").glob("*.json")):
-        stored = Folder(file.parent).read_json(file.name)
+    for file in sorted(folder.path.glob("metrics/*.json")):
+        stored = folder.read_json(f"metrics/{file.name}")
         if stored is None:
             continue
         label, floor = str(stored["metric"]["type"]), None
