@@ -22,7 +22,7 @@ from moonbed.experiments.floors import draw_floors, floor_name, load_floor, null
 from moonbed.experiments.optimizers import AdamW
 from moonbed.experiments.plugins import experiments_in
 from moonbed.experiments.rows import follow, rows
-from moonbed.experiments.run import Progress, choose_device, execute, suite
+from moonbed.experiments.run import Progress, Result, choose_device, execute, suite
 from moonbed.experiments.store import Folder
 from moonbed.experiments.workers import Failure, Task, run_tasks
 from moonbed.metrics import Evaluation, Metric
@@ -166,6 +166,7 @@ def test_a_training_that_was_cut_off_goes_on_to_the_same_bits(tmp_path, monkeypa
     assert files(cut.root) == files(whole.root)
     assert files(cut.root, (".jsonl",)) == files(whole.root, (".jsonl",))
     assert not list(folder.path.glob("checkpoint*"))
+    assert [store.training(experiment.training).record()["resumed"] for store in (whole, cut)] == [[], [200]]
 
 
 @pytest.mark.parametrize("at", [1, 99, 150, 250])
@@ -440,7 +441,7 @@ def test_a_plug_in_runs_in_other_processes(tmp_path, plugin):
         store = Store(tmp_path / str(jobs))
         events = [e for _, e in follow(wanted, metrics, 2, store, "cpu", jobs)]
         assert not [e for e in events if isinstance(e, Failure)]
-        values.append({r.experiment.id: r.values for r in events if hasattr(r, "values")})
+        values.append({r.experiment.id: r.values for r in events if isinstance(r, Result)})
         assert len(values[-1]) == 4
     assert values[0] == values[1]
     assert files(tmp_path / "1") == files(tmp_path / "2")

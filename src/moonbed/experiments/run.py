@@ -282,9 +282,9 @@ def _train(store: Store, trainings: Sequence[Training], device: str, ahead: bool
                 if weights is None:
                     message = f"its teacher {training.teacher.id} diverged"
                     save_spec(folder, training)
-                    parameters = training.parameters()
-                    lost = {"status": "diverged", "message": message, "parameters": parameters, "seconds": 0.0}
-                    folder.finish(lost | {"id": training.id, "step": 0, "device": device, "versions": _versions()}, {})
+                    lost = {"status": "diverged", "message": message, "id": training.id, "step": 0, "seconds": 0.0}
+                    lost |= {"parameters": training.parameters(), "resumed": [], "device": device}
+                    folder.finish(lost | {"versions": _versions()}, {})
                     continue
                 teacher = network_of(training.teacher, weights)
             session = _Session(folder, training, device, teacher)
@@ -312,9 +312,11 @@ class _Session:
         save_spec(folder, training)
         self.folder, self.training, self.device = folder, training, device
         self.state, self._before = State(training, device, teacher), 0.0
+        self._resumed = folder.resumed()
         if (kept := folder.load_checkpoint()) is not None:
             tensors, step, log, self._before = kept
             self.state.load(tensors, step, log)
+            self._resumed.append(step)
         self._good: tuple[dict[str, Tensor], int, list[dict[str, float]]] | None = None
         self._done = False
         self._clock = self._saved = time.monotonic()
@@ -329,13 +331,14 @@ class _Session:
         self._good = self.state.snapshot()
         if time.monotonic() - self._saved > self._pause and self.state.step < self.training.steps:
             self.keep()
-        return Progress("train", self.state.step, self.training.steps, f"loss {self.state.log[-1]['loss']:.4f}")
+        loss = self.state.log[-1]["loss"]
+        return Progress("train", self.state.step, self.training.steps, f"loss {loss:.4f}", {"loss": loss})
 
     def keep(self) -> None:
         """Save the last good block: not the state itself, since an interrupt comes in the middle of one."""
         if self._good is not None and not self._done:
             start = time.monotonic()
-            self.folder.save_checkpoint(*self._good, self.seconds)
+            self.folder.save_checkpoint(*self._good, self.seconds, self._resumed)
             self._saved = time.monotonic()
             self._pause = CHECKPOINT_SECONDS * max(1.0, (self._saved - start) / CHECKPOINT_SHARE)
 
@@ -357,6 +360,7 @@ class _Session:
             "step": state.step,
             "parameters": sum(w.numel() for w in state.weights),
             "seconds": self.seconds,
+            "resumed": self._resumed,
             "device": self.device,
             "versions": _versions(),
         }

@@ -25,7 +25,7 @@ import json
 import math
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -159,16 +159,20 @@ class Folder:
     # The state of a training under way: the pointer is written after the file that it points to.
 
     def save_checkpoint(
-        self, tensors: dict[str, Tensor], step: int, log: list[dict[str, float]], seconds: float
+        self,
+        tensors: dict[str, Tensor],
+        step: int,
+        log: list[dict[str, float]],
+        seconds: float,
+        resumed: Sequence[int] = (),
     ) -> None:
-        """Keep the state of a training, and drop the one kept before."""
+        """Keep the state of a training, and drop the one kept before; `resumed` as `Folder.resumed` says it."""
         from safetensors.torch import save
 
         name = f"checkpoint-{step}.safetensors"
         sha256 = self.write(name, save({k: v.contiguous() for k, v in tensors.items()}))
-        self.write_json(
-            "checkpoint.json", {"file": name, "sha256": sha256, "step": step, "log": log, "seconds": seconds}
-        )
+        pointer = {"file": name, "sha256": sha256, "step": step, "log": log, "seconds": seconds}
+        self.write_json("checkpoint.json", pointer | {"resumed": list(resumed)})
         self._drop(keep=name)
 
     def load_checkpoint(self) -> tuple[dict[str, Tensor], int, list[dict[str, float]], float] | None:
@@ -190,6 +194,11 @@ class Folder:
             except StoreError:
                 if self.read_json("checkpoint.json") == pointer:
                     raise
+
+    def resumed(self) -> list[int]:
+        """The steps at which a process went on with the training from a checkpoint, those of a finished one too."""
+        held = self.record() or self.read_json("checkpoint.json") or {}
+        return [int(step) for step in held.get("resumed", [])]
 
     def log(self) -> list[tuple[int, float]]:
         """(step, mean loss) of a training: by its log where it is done, by its last checkpoint while it is not."""
