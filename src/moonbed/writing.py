@@ -67,7 +67,7 @@ def _live(rows: Sequence[Row], store: Store, jobs: int) -> tuple[Mapping[str, An
     firsts = [(row.name, k, row.done[0].experiment) for k, row in enumerate(rows) if row.done]
     if not firsts:
         return None
-    beside = _beside(firsts, store) if jobs > 1 and not store.readonly else None
+    beside = _beside(firsts, store) if store.processes(jobs) > 1 and not store.readonly else None
     return beside or document(firsts, store)
 
 

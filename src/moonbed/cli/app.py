@@ -28,7 +28,10 @@ app = App(
 )
 
 StoreOption = Annotated[
-    Path, Parameter(help="Folder of the runs; the environment variable MOONBED_STORE names another.")
+    str,
+    Parameter(
+        help="Folder of the runs, or a URL (s3://bucket/runs); the environment variable MOONBED_STORE names another."
+    ),
 ]
 DeviceOption = Annotated[str, Parameter(help="cpu, cuda, mps, or auto for the fastest of them here.")]
 JobsOption = Annotated[
@@ -37,7 +40,7 @@ JobsOption = Annotated[
 QuietOption = Annotated[bool, Parameter(negative="", help="No progress on standard error.")]
 CsvOption = Annotated[Path | None, Parameter(name="--csv", help="Write the table as CSV to this file as well.")]
 JsonOption = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON on standard output.")]
-STORE = Path(os.environ.get("MOONBED_STORE", "runs"))
+STORE = os.environ.get("MOONBED_STORE", "runs")
 
 _given: list[str] = []
 

@@ -15,6 +15,7 @@ from moonbed.cli.output import (
     follow_runs,
     print_json,
     print_rows,
+    said,
     say,
     show_component,
     show_member,
@@ -26,6 +27,7 @@ from moonbed.cli.output import (
 from moonbed.cli.parsing import (
     all_kinds,
     at_least,
+    beside,
     boards,
     check_writable,
     chosen_jobs,
@@ -36,9 +38,8 @@ from moonbed.cli.parsing import (
     stored_runs,
     suites,
     summaries,
-    varied,
 )
-from moonbed.component import Component, SpecError, members, nearest
+from moonbed.component import Component, SpecError, members, nearest, parse_overrides
 
 if TYPE_CHECKING:
     from moonbed.metrics import Metric
@@ -60,6 +61,9 @@ def run(
         str | None, Parameter(help="quick or paper; the configuration's own numbers unless said.")
     ] = None,
     draws: Annotated[int, Parameter(help="Exact draws for the floor of each metric.")] = 39,
+    skip_invalid: Annotated[
+        bool, Parameter(negative="", help="Leave out combinations of a sweep that cannot be, and say which.")
+    ] = False,
     jobs: JobsOption = None,
     device: DeviceOption = "auto",
     store: StoreOption = STORE,
@@ -85,6 +89,7 @@ def run(
         moonbed run ema training.seed=0,1,2 training.steps=2000 --jobs 2
         moonbed run my_idea.py --json
     """
+    from moonbed.experiments.grid import varied
     from moonbed.experiments.presets import BUDGETS, preset, published
     from moonbed.experiments.rows import follow, rows
     from moonbed.experiments.store import Store
@@ -101,7 +106,8 @@ def run(
     if budget is not None:
         changed = BUDGETS[one_of("--budget", budget, BUDGETS)].changes
         named = {name: experiment.replace(**changed) for name, experiment in named.items()}
-    named = dict(varied(named, changes))
+    with said():
+        named = varied(named, parse_overrides(changes), skip_invalid)
     if one_of("--protocol", protocol, ("default", "published")) == "published":
         named = {name: published(experiment) for name, experiment in named.items()}
     questions = tuple({metric.id: metric for metric in (*chosen_metrics(metrics or protocol), *own)}.values())
@@ -110,7 +116,7 @@ def run(
 
     if csv:
         check_writable(csv.parent)
-    page = page_path(report, store / "report.html")
+    page = page_path(report, beside(store, "report.html"))
     wanted = {name: [experiment] for name, experiment in named.items()}
     results, failures = follow_runs(follow(wanted, questions, draws, where, device, jobs), quiet)
     found = {name: [results[e.id]] for name, e in named.items() if e.id in results}

@@ -20,6 +20,7 @@ from moonbed.cli.output import (
 )
 from moonbed.cli.parsing import (
     at_least,
+    beside,
     changed,
     check_writable,
     chosen_jobs,
@@ -87,7 +88,7 @@ def evaluate(
     points = read_table(file, key)[:n]
     trained = None if train is None else read_table(train)
     options: dict[str, Any] = {"coordinates": coordinates, "train": trained, "draws": draws, "jobs": chosen_jobs(jobs)}
-    events = judge(points, law, questions, store=str(store), **options)
+    events = judge(points, law, questions, store=store, **options)
     found, failures = last(((file.name, event) for event in events), quiet)
     if isinstance(found, Judgement):
         if csv:
@@ -156,7 +157,7 @@ def compare(
             raise SpecError([(option, f"should lie between 0 and {top:g}, given {value:g}")])
     if csv:
         check_writable(csv.parent)
-    page = page_path(report, store / "compare.html")
+    page = page_path(report, beside(store, "compare.html"))
     arms = [(text, experiment) for text, experiment in (find_experiment(text, where) for text in (a, b))]
     arms = [(text, changed(experiment, budget, changes)) for text, experiment in arms]
     count = seeds if seeds is not None else 28 if until_decided else 5

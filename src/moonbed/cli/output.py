@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +89,15 @@ def warn(lines: Iterable[str]) -> None:
     """Say on standard error what a reader should know, a line each."""
     with suppress(BrokenPipeError):
         sys.stderr.write("".join(f"moonbed: {' '.join(line.split())}\n" for line in lines))
+
+
+@contextmanager
+def said() -> Iterator[None]:
+    """Warnings of ours within the block are lines on standard error."""
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always", UserWarning)
+        yield
+    warn(str(w.message) for w in found)
 
 
 def print_table(table: Any) -> None:

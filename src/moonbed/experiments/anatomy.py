@@ -142,7 +142,7 @@ KEPT = "anatomy.json"
 
 
 def save_anatomy(store: Store, found: Anatomy) -> Path:
-    """Keep an error budget in the folder of its experiment, in place of an earlier one; the file."""
+    """Keep an error budget in the folder of its experiment, in place of an earlier one; the file, or its URL."""
     folder = store.experiment(found.experiment)
     data = {"repeats": found.repeats, "seeds": found.seeds, "values": found.values, "score_error": found.score_error}
     folder.write_json(KEPT, data)
@@ -195,7 +195,7 @@ def _exactly(
     questions = [metric.spec() for metric in metrics]
     tasks = [Task(_exact, (e.spec(), questions, str(store.root)), files) for e in experiments]
     found: dict[int, Mapping[str, float]] = {}
-    for index, event in run_tasks(tasks, jobs):
+    for index, event in run_tasks(tasks, store.processes(jobs)):
         if isinstance(event, Progress | Failure):
             yield f"exact denoiser, repeat {index + 1}", event
         else:

@@ -154,6 +154,7 @@ def execute(
     device = choose_device(device)
     if jobs < 1:
         raise SpecError([("jobs", f"should be at least 1, given {jobs}")])
+    jobs = store.processes(jobs)
     if jobs > 1:
         warm_up()
     for sampler, schedule in dict.fromkeys((e.sampler, e.schedule or e.training.schedule) for e in experiments):

@@ -35,7 +35,7 @@ def detail(index: Index, key: str) -> dict[str, Any] | None:
 
 def _more(store: Store, folder: Folder, run: Mapping[str, Any]) -> dict[str, Any]:
     found, record = folder.read_json("training.json"), folder.record()
-    inner = [Folder(folder.path / e["id"]) for e in run["experiments"]]
+    inner = [folder.inner(e["id"]) for e in run["experiments"]]
     configurations = [e.read_json("experiment.json") or {"spec": {}} for e in inner]
     spec = found["spec"] if found else configurations[0]["spec"]["training"] if configurations else None
     log = losses(folder, record, folder.read_json("checkpoint.json")) if found else []
@@ -54,8 +54,8 @@ def _values(store: Store, folder: Folder, spec: Mapping[str, Any]) -> list[dict[
     except SpecError:  # of a class that is not known here
         experiment = None
     out = []
-    for file in sorted(folder.path.glob("metrics/*.json")):
-        stored = folder.read_json(f"metrics/{file.name}")
+    for file in folder.names("metrics/*.json"):
+        stored = folder.read_json(file)
         if stored is None:
             continue
         label, floor = str(stored["metric"]["type"]), None
