@@ -6,7 +6,7 @@ import json
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +87,8 @@ def say_size(path: Path, size: int) -> None:
 
 def warn(lines: Iterable[str]) -> None:
     """Say on standard error what a reader should know, a line each."""
-    sys.stderr.write("".join(f"moonbed: {' '.join(line.split())}\n" for line in lines))
+    with suppress(BrokenPipeError):
+        sys.stderr.write("".join(f"moonbed: {' '.join(line.split())}\n" for line in lines))
 
 
 @contextmanager
@@ -157,7 +158,7 @@ def write_rows(table: Sequence[Row], out: Path, store: Any) -> list[str]:
         "table.tex": tables.to_latex(table, labels),
     }
     for name, text in files.items():
-        (out / name).write_text(text, encoding="utf-8")
+        write_text(out / name, text)
     drawn = []
     for row in table:
         if row.done:

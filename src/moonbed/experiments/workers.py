@@ -12,6 +12,7 @@ import multiprocessing
 import multiprocessing.forkserver as forkserver
 import os
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from moonbed import signals
 from moonbed.component import SpecError
 from moonbed.experiments.plugins import load_file
 
@@ -103,19 +105,16 @@ def _events(task: Task) -> Iterator[Any]:
         torch.set_num_threads(threads)
 
 
-def _interrupt(number: int, frame: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C comes twice, from terminal and parent: let the first one save
-    raise KeyboardInterrupt
-
-
 def _child(task: Task, pipe: Connection) -> None:
-    signal.signal(signal.SIGINT, _interrupt)
+    signals.interrupt_once()
     try:
         for event in _events(task):
             pipe.send(event)
         pipe.send(None)
-    except (KeyboardInterrupt, BrokenPipeError):
+    except BrokenPipeError:
         pass
+    except KeyboardInterrupt as stop:  # not done: whoever still wants the task starts it again
+        sys.exit(signals.status(stop))
 
 
 class _Pool:
