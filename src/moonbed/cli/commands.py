@@ -25,6 +25,7 @@ from moonbed.cli.output import (
     follow_runs,
     print_json,
     print_rows,
+    said,
     say,
     show_component,
     show_member,
@@ -46,9 +47,8 @@ from moonbed.cli.parsing import (
     stored_runs,
     suites,
     summaries,
-    varied,
 )
-from moonbed.component import Component, SpecError, members, nearest
+from moonbed.component import Component, SpecError, members, nearest, parse_overrides
 
 if TYPE_CHECKING:
     from moonbed.metrics import Metric
@@ -70,6 +70,9 @@ def run(
         str | None, Parameter(help="quick or paper; the configuration's own numbers unless said.")
     ] = None,
     draws: Annotated[int, Parameter(help="Exact draws for the floor of each metric.")] = 39,
+    skip_invalid: Annotated[
+        bool, Parameter(negative="", help="Leave out combinations of a sweep that cannot be, and say which.")
+    ] = False,
     engine: EngineOptions = LOCAL,
     device: DeviceOption = "auto",
     store: StoreOption = STORE,
@@ -95,6 +98,7 @@ def run(
         moonbed run ema training.seed=0,1,2 training.steps=2000 --jobs 2
         moonbed run my_idea.py --json
     """
+    from moonbed.experiments.grid import varied
     from moonbed.experiments.presets import BUDGETS, preset, published
     from moonbed.experiments.rows import follow, rows
     from moonbed.experiments.store import Store
@@ -111,7 +115,8 @@ def run(
     if budget is not None:
         changed = BUDGETS[one_of("--budget", budget, BUDGETS)].changes
         named = {name: experiment.replace(**changed) for name, experiment in named.items()}
-    named = dict(varied(named, changes))
+    with said():
+        named = varied(named, parse_overrides(changes), skip_invalid)
     if one_of("--protocol", protocol, ("default", "published")) == "published":
         named = {name: published(experiment) for name, experiment in named.items()}
     questions = tuple({metric.id: metric for metric in (*chosen_metrics(metrics or protocol), *own)}.values())

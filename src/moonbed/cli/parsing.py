@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,16 +59,6 @@ def stored_runs(store: str) -> dict[str, str]:
 
     text = "{status}, n = {n:,}, {exploded} exploded, training {training}"
     return {folder.path.name: text.format(**record) for folder, record in Store(store).runs()}
-
-
-def varied(named: Mapping[str, Experiment], changes: Sequence[str]) -> Iterator[tuple[str, Experiment]]:
-    """Each experiment under each combination of the changes, with the swept values in its name."""
-    combinations = parse_overrides(changes)
-    swept = [key for key in combinations[0] if len({c[key] for c in combinations}) > 1]
-    for name, experiment in named.items():
-        for combination in combinations:
-            tag = " ".join(f"{key}={combination[key]}" for key in swept)
-            yield f"{name} {tag}".strip(), experiment.replace(**combination)
 
 
 def changed(experiment: Experiment, budget: str | None, changes: Sequence[str]) -> Experiment:

@@ -23,6 +23,9 @@ from moonbed.targets import Target
 DRAWS = 39
 """Exact draws of a floor: enough for a two-sided p of 0.05."""
 
+FEW = 2
+"""Experiments of one training that are named one by one."""
+
 __all__ = ["DRAWS", "Cell", "Row", "Rows", "floor_of", "follow", "rows"]
 
 
@@ -113,7 +116,15 @@ def follow(
     seeds = {name: ", seed {}" if len(group) > 1 else "" for name, group in wanted.items()}
     names = {e.id: name + seeds[name].format(e.training.seed) for name, group in wanted.items() for e in group}
     for group, event in execute([e for g in wanted.values() for e in g], metrics, store, device, engine, doubt, draws):
-        yield " + ".join(dict.fromkeys(names[e.id] for e in group)) or "floor", event
+        yield together([*dict.fromkeys(names[e.id] for e in group)]) or "floor", event
+
+
+def together(names: Sequence[str]) -> str:
+    """What experiments of one training are called: their names, or of many what these have in common and how many."""
+    if len(names) <= FEW:
+        return " + ".join(names)
+    common = [word for word in names[0].split() if all(word in name.split() for name in names)]
+    return " ".join([*common, f"({len(names)} experiments)"])
 
 
 def rows(
