@@ -6,7 +6,7 @@ import json
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +91,8 @@ def size_of(size: int) -> str:
 
 def warn(lines: Iterable[str]) -> None:
     """Say on standard error what a reader should know, a line each."""
-    sys.stderr.write("".join(f"moonbed: {' '.join(line.split())}\n" for line in lines))
+    with suppress(BrokenPipeError):
+        sys.stderr.write("".join(f"moonbed: {' '.join(line.split())}\n" for line in lines))
 
 
 @contextmanager
@@ -134,7 +135,7 @@ def written(path: Path, table: Sequence[Row], store: Any, quiet: bool, **about: 
     from rich.console import Console
 
     from moonbed.cli.app import command_line
-    from moonbed.experiments.workers import cores, warm_up
+    from moonbed.experiments.engines import cores, warm_up
     from moonbed.writing import write_page
 
     jobs = cores()
@@ -161,7 +162,7 @@ def write_rows(table: Sequence[Row], out: Path, store: Any) -> list[str]:
         "table.tex": tables.to_latex(table, labels),
     }
     for name, text in files.items():
-        (out / name).write_text(text, encoding="utf-8")
+        write_text(out / name, text)
     drawn = []
     for row in table:
         if row.done:

@@ -118,16 +118,6 @@ def not_negative(option: str, value: float) -> None:
         raise SpecError([(option, f"should be at least 0, given {value:g}")])
 
 
-def chosen_jobs(jobs: int | None) -> int:
-    """Number of processes: one a core unless said."""
-    from moonbed.experiments.workers import cores
-
-    if jobs is None:
-        return cores()
-    at_least("--jobs", jobs, 1)
-    return jobs
-
-
 def beside(store: str, name: str) -> Path:
     """Where a page goes that no place was named for: in the store, or here where that is a URL."""
     from moonbed.experiments.places import located, remote

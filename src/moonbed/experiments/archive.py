@@ -27,7 +27,8 @@ from typing import Any, Self
 import moonbed
 from moonbed.experiments.inspection import Source
 from moonbed.experiments.layout import Name, in_order, read_name
-from moonbed.experiments.store import StoreError, seal, unseal
+from moonbed.experiments.seals import sealed, unseal
+from moonbed.experiments.store import StoreError
 
 __all__ = ["MANIFEST", "Archive", "write_archive"]
 
@@ -58,7 +59,7 @@ def write_archive(out: Path, source: Source) -> Iterator[tuple[int, int]]:
             _add(archive, name.plain, data)
             yield k, len(names)
         about = {"format": FORMAT, "moonbed": moonbed.__version__, "order": [*source.order()], "files": files}
-        _add(archive, MANIFEST, seal(about))
+        _add(archive, MANIFEST, sealed(about, MANIFEST))
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
@@ -189,7 +190,7 @@ class Archive:
         if MANIFEST not in self._entries:
             raise StoreError(f"{self.path} is no archive of Moonbed: it has no {MANIFEST}")
         try:
-            manifest = unseal(self._bytes(MANIFEST))
+            manifest = unseal(self._bytes(MANIFEST), MANIFEST)
             kind, version, order, files = (manifest[key] for key in ("format", "moonbed", "order", "files"))
             if kind != FORMAT:
                 raise StoreError(f"{self.path} has the format {json.dumps(kind)[:20]}; this version reads {FORMAT}")

@@ -224,7 +224,8 @@ class _Rules:
     def _json(self, name: str) -> dict[str, Any] | None:
         """A file's JSON, None where it is not there or damaged."""
         try:
-            return self.store.folder().read_json(name)
+            folder, _, last = name.rpartition("/")
+            return self.store.folder(*folder.split("/")).read_json(last)
         except StoreError:
             return None
 
@@ -271,7 +272,7 @@ def _users(store: Store, chosen: frozenset[str]) -> Mapping[str, Sequence[str]]:
     for name in Stored(store).names():
         if name.kind in ("training", "experiment"):
             try:
-                data = store.folder().read_json(name.name) or {}
+                data = store.folder(*name.folder.split("/")).read_json(name.inner) or {}
             except StoreError:
                 if chosen & {name.folder, name.training}:  # damaged, and on its way out
                     continue

@@ -22,9 +22,10 @@ from typing import Any, Protocol
 from moonbed.component import Component, SpecError, digest
 from moonbed.experiments.layout import Name
 from moonbed.experiments.lossfloor import floor_file
+from moonbed.experiments.seals import unseal
 from moonbed.experiments.shapes import check_checkpoint, check_snapshots, check_weights
 from moonbed.experiments.spec import Experiment, Training
-from moonbed.experiments.store import addressed, unseal
+from moonbed.experiments.store import addressed
 from moonbed.metrics import Metric
 from moonbed.targets import Target
 
@@ -102,7 +103,7 @@ class Inspection:
             yield Finding(name.name, "damaged", str(error) or type(error).__name__)
 
     def _json(self, name: Name, data: bytes) -> dict[str, Any]:
-        content = unseal(data)
+        content = unseal(data, name.place)
         if self._wary and (text := _obeyed(content)) is not None:
             raise _Fault(f"has characters that a terminal obeys: {ascii(text)[:60]}")
         return content

@@ -64,6 +64,11 @@ class Name:
         return self.name[len(self.folder) + 1 :]
 
     @property
+    def place(self) -> str:
+        """What a sealed file says of where it belongs."""
+        return f"{self.folder.rpartition('/')[2]}/{self.inner}"
+
+    @property
     def plain(self) -> str:
         """The name without a checksum in it, as records and archives say it; a checkpoint's is that of its pointer."""
         return (

@@ -8,15 +8,16 @@ from typing import Any
 
 from moonbed.component import SpecError, digest
 from moonbed.experiments.anatomy import about_exact
+from moonbed.experiments.engines import Progress
 from moonbed.experiments.files import Stored
 from moonbed.experiments.inspection import Finding, Inspection, needed_by
 from moonbed.experiments.layout import Name, in_order, is_folder, is_lock, is_temporary, read_name
 from moonbed.experiments.lossfloor import floor_file
 from moonbed.experiments.named import find_experiment
+from moonbed.experiments.seals import unseal
 from moonbed.experiments.spec import Experiment, Training
-from moonbed.experiments.store import Store, StoreError, addressed, unseal
+from moonbed.experiments.store import Store, StoreError, addressed
 from moonbed.experiments.stored import groups_of
-from moonbed.experiments.workers import Progress
 
 __all__ = ["Selection", "remedy", "select", "verify"]
 
@@ -87,7 +88,7 @@ class _Held:
 
     def _json(self, name: Name) -> dict[str, Any]:
         try:
-            return unseal(self.source.read(name))
+            return unseal(self.source.read(name), name.place)
         except ValueError as error:
             raise StoreError(
                 f"{self.store.root / name.name} {error}; `moonbed verify` lists all that is damaged"

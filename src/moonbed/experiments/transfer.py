@@ -18,10 +18,11 @@ from itertools import groupby
 from typing import Any
 
 from moonbed.experiments.collect import remove_run
+from moonbed.experiments.engines import Progress
 from moonbed.experiments.inspection import Finding, Inspection, Source, needed_by
 from moonbed.experiments.layout import DATA, Name, in_order
-from moonbed.experiments.store import Folder, Store, StoreError, addressed, unseal
-from moonbed.experiments.workers import Progress
+from moonbed.experiments.seals import unseal
+from moonbed.experiments.store import Folder, Store, StoreError, addressed
 
 __all__ = ["Arrival", "receive"]
 
@@ -159,7 +160,7 @@ class _Into:
 
     def _take_unfinished(self, folder: Folder, names: Sequence[Name]) -> tuple[str, str]:
         pointer = next(name for name in names if name.kind == "checkpoint")
-        theirs = unseal(self._source.read(pointer))
+        theirs = unseal(self._source.read(pointer), pointer.place)
         mine = folder.read_json(pointer.inner)
         if mine is not None and (mine["step"] >= theirs["step"] or not self._replace):
             return ("there" if mine["sha256"] == theirs["sha256"] else "kept"), f"it stands at step {mine['step']:,}"
@@ -194,19 +195,19 @@ class _Into:
         folder, theirs = self._store.folder(name.folder), self._source.read(name)
         what, data = "new", theirs
         if folder.names(name.inner):
-            what, data = self._joined(folder.read(name.inner), theirs)
+            what, data = self._joined(name, folder.read(name.inner), theirs)
         if not self._dry and what not in ("there", "kept"):
             folder.write(name.inner, data)
         return Arrival(name.kind, name.id, what)
 
-    def _joined(self, there: bytes, theirs: bytes) -> tuple[str, bytes]:
+    def _joined(self, name: Name, there: bytes, theirs: bytes) -> tuple[str, bytes]:
         if there == theirs:
             return "there", there
         try:
-            mine = unseal(there)
+            mine = unseal(there, name.place)
         except ValueError:
             return "replaced", theirs
-        come = unseal(theirs)
+        come = unseal(theirs, name.place)
         old, new = (data.get("draws", data.get("values")) for data in (mine, come))
         if isinstance(old, list) and isinstance(new, list):
             if old == new[: len(old)]:
