@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,16 +51,6 @@ def boards() -> dict[str, str]:
 
     asked = {name: (inspect.getdoc(make) or "").split("\n", 1)[0] for name, make in BOARDS.items()}
     return {"order": "Order of convergence of every native sampler, and diffusers beside it.", **asked}
-
-
-def varied(named: Mapping[str, Experiment], changes: Sequence[str]) -> Iterator[tuple[str, Experiment]]:
-    """Each experiment under each combination of the changes, with the swept values in its name."""
-    combinations = parse_overrides(changes)
-    swept = [key for key in combinations[0] if len({c[key] for c in combinations}) > 1]
-    for name, experiment in named.items():
-        for combination in combinations:
-            tag = " ".join(f"{key}={combination[key]}" for key in swept)
-            yield f"{name} {tag}".strip(), experiment.replace(**combination)
 
 
 def changed(experiment: Experiment, budget: str | None, changes: Sequence[str]) -> Experiment:
@@ -114,14 +104,10 @@ def at_least(option: str, value: int, low: int) -> None:
         raise SpecError([(option, f"should be at least {low}, given {value}")])
 
 
-def chosen_jobs(jobs: int | None) -> int:
-    """Number of processes: one a core unless said."""
-    from moonbed.experiments.workers import cores
-
-    if jobs is None:
-        return cores()
-    at_least("--jobs", jobs, 1)
-    return jobs
+def not_negative(option: str, value: float) -> None:
+    """`SpecError` for a number below 0, or none."""
+    if not 0 <= value < float("inf"):
+        raise SpecError([(option, f"should be at least 0, given {value:g}")])
 
 
 def beside(store: str, name: str) -> Path:
