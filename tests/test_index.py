@@ -325,7 +325,7 @@ def test_a_folder_under_another_name_is_damaged(store):
         (["SlicedW1<0.035"], lambda e, k: k < 3.5),
         (["sliced W1 <= 0.03"], lambda e, k: k <= 3),
         ([f"{SLICED.id}>0.05"], lambda e, k: k > 5),
-        (["energy>0"], lambda e, k: k == 2),
+        ([f"{ENERGY.label}>0"], lambda e, k: k == 2),
         (["exploded>4", "SlicedW1<0.07"], lambda e, k: 4 < k < 7),
         (["time>2020-01-01"], lambda e, k: True),
         (["time<2020-01-01"], lambda e, k: False),
@@ -343,7 +343,7 @@ def test_order(store):
 
     assert order("SlicedW1") == order("exploded") == list(range(8))
     assert order("-SlicedW1") == list(range(8))[::-1]
-    assert order("energy")[0] == order("-energy")[0] == 2  # what has no value comes last
+    assert order("Energy")[0] == order("-Energy")[0] == 2  # what has no value comes last
     assert [line.run.n for line in listed(store, sort="-n", limit=5).lines] == [60] * 4 + [50]
     found = listed(store, ["n=60"], limit=1)
     assert (len(found.lines), found.total) == (1, 4)
@@ -361,7 +361,8 @@ def test_order(store):
     ],
 )
 def test_what_is_no_field(store, moonbed, where, sort, said):
-    measured(store, RUNS[0], C2ST(), 0.5)
+    for metric in (C2ST(), C2ST(score="accuracy")):
+        measured(store, RUNS[0], metric, 0.5)
     words = [*(["--where", where] if where else []), *(["--sort=" + sort] if sort else [])]
     code, out, err = moonbed("list", "runs", *words, "--store", store.root)
     assert (code, out) == (2, "")
@@ -379,9 +380,9 @@ def test_the_list_as_json(store, moonbed):
     first = found[RUNS[7].id]
     assert (first["n"], first["training.seed"], first["name"]) == (60, 3, name_of(RUNS[7]))
     assert first["values"] == {"sliced W1": 0.07}
-    assert json.loads(moonbed("list", "runs", "--where", "energy>0", "--json", "--store", store.root)[1])["runs"][
+    assert json.loads(moonbed("list", "runs", "--where", "Energy>0", "--json", "--store", store.root)[1])["runs"][
         RUNS[2].id
-    ]["values"] == {"sliced W1": 0.02, "energy": "inf"}
+    ]["values"] == {"sliced W1": 0.02, ENERGY.label: "inf"}
 
 
 def test_filters_are_for_runs(moonbed):

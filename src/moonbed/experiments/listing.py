@@ -132,7 +132,7 @@ class _Fields:
     def told(self, runs: Sequence[Run]) -> dict[str, dict[str, float]]:
         """Id of a run -> label of a metric -> value."""
         values, metrics = self.index.values(runs), self._labels()
-        labels = [label for label, _ in metrics.values()]
+        labels = [metrics[key][0] for key in self.index.metrics()]
         names = {key: label if labels.count(label) == 1 else key for key, (label, _) in metrics.items()}
         return {run: {names[key]: value for key, value in found.items()} for run, found in values.items()}
 
