@@ -10,7 +10,18 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["DATA", "LARGEST", "Name", "in_order", "is_beside", "is_folder", "is_lock", "is_temporary", "is_token", "read_name"]
+__all__ = [
+    "DATA",
+    "LARGEST",
+    "Name",
+    "in_order",
+    "is_beside",
+    "is_folder",
+    "is_lock",
+    "is_temporary",
+    "is_token",
+    "read_name",
+]
 
 _ID = "[0-9a-f]{16}"
 _NUMBER = "0|[1-9][0-9]{0,11}"
