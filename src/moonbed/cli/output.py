@@ -144,11 +144,7 @@ def written(path: Path, table: Sequence[Row], store: Any, quiet: bool, **about: 
 
 def write_rows(table: Sequence[Row], out: Path, store: Any) -> list[str]:
     """Tables and pictures of a reproduction."""
-    import io
-
-    import numpy as np
-
-    from moonbed.experiments.evaluate import reference
+    from moonbed.experiments.evaluate import reference, stored_samples
     from moonbed.report import figures, tables
 
     labels = list(table[0].cells)
@@ -163,7 +159,7 @@ def write_rows(table: Sequence[Row], out: Path, store: Any) -> list[str]:
     for row in table:
         if row.done:
             first = row.done[0].experiment
-            samples = np.load(io.BytesIO(store.experiment(first).file("samples.npy")), allow_pickle=False)
+            samples = stored_samples(store.experiment(first), first)
             figures.save(figures.pair(f"{row.name}: {row.change}", reference(first), samples), out / f"{row.name}.png")
             drawn.append((row.name, samples, first))
     if drawn:

@@ -168,11 +168,9 @@ def _first(row: Row) -> Experiment:
 
 
 def _points(experiment: Experiment, store: Store) -> Any:
-    import io
+    from moonbed.experiments.evaluate import stored_samples
 
-    import numpy as np
-
-    return np.load(io.BytesIO(store.experiment(experiment).file("samples.npy")), allow_pickle=False)
+    return stored_samples(store.experiment(experiment), experiment)
 
 
 def _fields(rows: Sequence[Row], store: Store, width: float, quiet: bool) -> Iterator[tuple[str, Figure]]:
