@@ -15,7 +15,7 @@ from moonbed.diffusion.guidance import CFG
 from moonbed.diffusion.likelihood import Flow
 from moonbed.diffusion.schedules import VE
 from moonbed.experiments.spec import Experiment, Training
-from moonbed.experiments.store import Folder, StoreError, fitting
+from moonbed.experiments.store import Folder, StoreError, suiting
 from moonbed.metrics import Evaluation, Metric
 from moonbed.metrics.base import Model
 from moonbed.metrics.density import Exploded
@@ -37,7 +37,7 @@ Weights = Mapping[str, "Tensor"]
 def network_of(training: Training, weights: Weights, device: str = "cpu") -> Denoiser:
     """The trained network of a training as a denoiser, ready to sample. Raises `StoreError` for weights of another."""
     network = training.build()
-    with fitting(f"{training.id}: weights.safetensors"):
+    with suiting(f"{training.id}: weights.safetensors"):
         network.load_state_dict(weights)
     return training.denoiser(network.to(device).eval())
 

@@ -304,6 +304,11 @@ class Store:
         """A store as it is, or that of a path or a URL."""
         return store if isinstance(store, Store) else cls(store)
 
+    @property
+    def address(self) -> str:
+        """The root as a text that means the same in a process with another working directory."""
+        return str(self.root.absolute())
+
     def folder(self, *parts: str) -> Folder:
         """A folder below the root."""
         return Folder(self.root.joinpath(*parts), self.readonly, self._locks)
@@ -398,7 +403,7 @@ def _can_lock(path: Path) -> bool:
 
 
 @contextmanager
-def fitting(what: str) -> Iterator[None]:
+def suiting(what: str) -> Iterator[None]:
     """Whatever arrays from a file raise where they are put into what they were made for, as a `StoreError`."""
     try:
         yield

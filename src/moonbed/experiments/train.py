@@ -18,7 +18,7 @@ from moonbed.diffusion import Denoiser, Objective
 from moonbed.diffusion.data import Data, Rows
 from moonbed.experiments.gradients import gradient
 from moonbed.experiments.spec import Training
-from moonbed.experiments.store import fitting
+from moonbed.experiments.store import suiting
 
 if TYPE_CHECKING:
     import torch
@@ -87,7 +87,7 @@ class State:
 
     def load(self, tensors: dict[str, Tensor], step: int, log: list[dict[str, float]]) -> None:
         """Become the state whose `tensors`, step and log these are. Raises `StoreError` where they are of another."""
-        with fitting("the checkpoint"):
+        with suiting("the checkpoint"):
             self._put(tensors)
         self.step, self.log = step, list(log)
 
