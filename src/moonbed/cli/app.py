@@ -16,6 +16,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 import moonbed
 from moonbed import signals
+from moonbed._shown import printable
 from moonbed.component import SpecError
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
 def _tell(code: int, *lines: str) -> int:
     """Say on standard error what went wrong, if somebody still reads it; the exit status, as it is given."""
     with suppress(OSError):
-        sys.stderr.write("".join(f"moonbed: {' '.join(line.split())}\n" for line in lines))
+        sys.stderr.write("".join(f"moonbed: {printable(' '.join(line.split()))}\n" for line in lines))
         sys.stderr.flush()
     return code
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from moonbed._shown import printable
 from moonbed.cli.app import STORE, QuietOption, StoreOption, app
 from moonbed.cli.output import escape, print_rows, say, warn, write_text
 from moonbed.cli.parsing import check_writable, one_of
@@ -277,7 +278,7 @@ def table(
     }
     text = written[format]()
     if out is None:
-        print(text, end="")
+        print(printable(text), end="")
     else:
         check_writable(out.parent)
         write_text(out, text)

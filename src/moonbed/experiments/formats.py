@@ -16,7 +16,8 @@ from annotated_types import Ge, Le, Len
 from typing_extensions import TypedDict
 
 if TYPE_CHECKING:
-    FileName = Sha256 = str
+    FileName: TypeAlias = str
+    Sha256: TypeAlias = str
 else:
     from pydantic import StringConstraints
 

@@ -340,25 +340,29 @@ class Store:
         probe.remove(name)
 
     @contextmanager
-    def lock(self, training: Training) -> Iterator[None]:
-        """Hold the training alone; a second process waits here, and finds the work done when it is let in.
+    def lock(self, training: Training | str, wait: bool = True) -> Iterator[None]:
+        """Hold a training, or its id, alone; a second process waits here, and finds the work done when it is let in.
 
-        Under a URL, and on a file system without locks, nobody waits: two may compute the same, and who finishes first
-        stays (`Folder.finish`).
+        Without `wait` it is a `StoreError` that another process holds it. Under a URL, and on a file system without
+        locks, nobody waits: two may compute the same, and who finishes first stays (`Folder.finish`).
         """
-        folder = self.root / training.id
+        folder = self.root / (training if isinstance(training, str) else training.id)
         if self.readonly:
             raise StoreError(f"cannot write {folder}: the store is open for reading")
         if not self._locks:
             yield
             return
-        from filelock import FileLock
+        from filelock import FileLock, Timeout
 
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._locks = _can_lock(folder / ".lock")
-            lock: AbstractContextManager[Any] = FileLock(folder / ".lock") if self._locks else nullcontext()
+            lock: AbstractContextManager[Any] = (
+                FileLock(folder / ".lock", blocking=wait) if self._locks else nullcontext()
+            )
             lock.__enter__()
+        except Timeout:
+            raise StoreError(f"{folder} is held by another process") from None
         except OSError as error:
             raise StoreError(f"cannot write {folder}: {error.strerror or error}") from None
         try:

@@ -90,6 +90,7 @@ def board_markdown(filled: Filled) -> str:
 def board_tables(filled: Filled) -> Sequence[Table]:
     """A rich table for each metric."""
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
     tables = []
@@ -97,9 +98,9 @@ def board_tables(filled: Filled) -> Sequence[Table]:
         head, *lines = grid(filled, metric)
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=legend(filled), caption_justify="left")
         for title in head:
-            table.add_column(title, overflow="fold")
+            table.add_column(escape(title), overflow="fold")
         for line in lines:
-            table.add_row(*line)
+            table.add_row(*map(escape, line))
         tables.append(table)
     return tables
 
@@ -165,11 +166,12 @@ def order_markdown(lines: Iterable[dict[str, Any]]) -> str:
 def order_rich(lines: Iterable[dict[str, Any]]) -> Table:
     """A rich table."""
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for title in _ORDER:
         table.add_column(title, overflow="fold")
     for line in lines:
-        table.add_row(*_order_cells(line))
+        table.add_row(*map(escape, _order_cells(line)))
     return table

@@ -135,7 +135,7 @@ def to_terminal(rows: Sequence[Row], labels: Sequence[str]) -> Table:
     table = Table(caption=caption(rows) + said + lost, caption_justify="left", pad_edge=False, box=box.SIMPLE_HEAD)
     many = len(labels) > WIDE
     for title in ("row", "metric", "measured", "interval", "floor", "p") if many else ("row", "", *labels):
-        table.add_column(title, overflow="fold")
+        table.add_column(escape(title), overflow="fold")
     (_add_lines if many else _add_columns)(table, rows, labels)
     return table
 
@@ -154,11 +154,11 @@ def _short(rows: Sequence[Row], labels: Sequence[str], below: str) -> Table:
     common = [f"[dim]{next(iter(found))}[/]" if len(found) == 1 else "[dim]several[/]" for found in floors.values()]
     table.add_column("row", overflow="fold")
     for label in shown:
-        table.add_column(label)
+        table.add_column(escape(label))
     table.add_row("[dim]floor", *common)
     for name, row in zip(brief([row.name for row in rows]), rows, strict=True):
         cells = [row.cells[label] for label in shown]
-        texts = [f"[bold]{measured(c)}[/]{' [green]≈[/]' if within_floor(c) else ''}" for c in cells]
+        texts = [f"[bold]{escape(measured(c))}[/]{' [green]≈[/]' if within_floor(c) else ''}" for c in cells]
         doubts = [f" [dim]{interval(c)}[/]" if c.values else "" for c in cells]
         table.add_row(escape(name), *(text + doubt for text, doubt in zip(texts, doubts, strict=True)))
     return table
@@ -187,7 +187,7 @@ def _add_lines(table: Table, rows: Sequence[Row], labels: Sequence[str]) -> None
             cell = row.cells[label]
             mark = " [green]≈[/]" if within_floor(cell) else ""
             doubt = (f"[dim]{interval(cell)}", f"[dim]{floor(cell)}", number(cell.p_value))
-            table.add_row(head, label, f"[bold]{measured(cell)}[/]{mark}", *doubt)
+            table.add_row(head, escape(label), f"[bold]{escape(measured(cell))}[/]{mark}", *doubt)
         table.add_section()
 
 
@@ -202,7 +202,7 @@ def _add_columns(table: Table, rows: Sequence[Row], labels: Sequence[str]) -> No
             head = f"[dim]{row.results[0].parameters:,} p."
         else:
             head = f"[bold]{escape(row.name)}"
-        marked = (f"{measured(c)}{' [green]≈[/]' if within_floor(c) else ''}" for c in cells)
+        marked = (f"{escape(measured(c))}{' [green]≈[/]' if within_floor(c) else ''}" for c in cells)
         table.add_row(head, "[bold]measured", *(f"[bold]{m}[/]" for m in marked))
         table.add_row(f"[dim]{seconds(row):.0f} s", "[dim]interval", *(f"[dim]{interval(c)}" for c in cells))
         table.add_row("", "[dim]floor", *(f"[dim]{floor(c)}" for c in cells))
@@ -289,11 +289,9 @@ def json_text(rows: Sequence[Row]) -> str:
 
 def to_text(rows: Sequence[Row]) -> str:
     """What a terminal shows, without colours."""
-    from rich.console import Console
+    from moonbed.report.terminal import text_of
 
-    text = io.StringIO()
-    Console(file=text, width=140).print(to_terminal(rows, list(rows[0].cells)))
-    return text.getvalue()
+    return text_of(to_terminal(rows, list(rows[0].cells)), 140)
 
 
 def csv_text(lines: Sequence[Mapping[str, Any]]) -> str:
