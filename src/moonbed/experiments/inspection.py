@@ -15,7 +15,7 @@ import io
 import json
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -41,8 +41,8 @@ class Source(Protocol):
     def read(self, name: Name) -> bytes:
         """The bytes of a file; `StoreError` where there are none."""
 
-    def order(self) -> Sequence[str]:
-        """`<training>/<experiment>` of the finished experiments, by the time of their record."""
+    def finished(self) -> Mapping[str, int]:
+        """`<training>/<experiment>` -> microseconds since 1970, of the records of experiments."""
 
 
 @dataclass(frozen=True)
