@@ -8,6 +8,7 @@ whole or unfinished. A training that another process holds is left alone.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -20,13 +21,15 @@ from typing import Any
 from moonbed.component import SpecError
 from moonbed.experiments.files import Stored
 from moonbed.experiments.inspection import Inspection, needed_by
-from moonbed.experiments.layout import DATA, Name, is_folder, is_lock, is_temporary, read_name
+from moonbed.experiments.layout import DATA, Name, is_folder, is_lock, is_temporary, is_token, read_name
 from moonbed.experiments.places import Found, remote
 from moonbed.experiments.store import Store, StoreError, addressed
 
 __all__ = ["Garbage", "Wanted", "collect", "remove_run"]
 
 HOUR = 3600.0
+WEEK = 7 * 24 * HOUR
+"""Longer than a command runs on a cluster."""
 HELD = "another process holds it"
 
 
@@ -74,7 +77,8 @@ def collect(store: Store, wanted: Wanted = Wanted(), dry_run: bool = False) -> I
         else:
             try:
                 with store.lock(home, wait=False):
-                    yield from _remove(store, rules.of(home, Stored(store).every(home)))
+                    gone = _remove(store, rules.of(home, Stored(store).every(home)))
+                    yield from (garbage for garbage in gone if garbage.name in every)  # the lock may be our own
             except StoreError as error:
                 if "held by" not in str(error):
                     raise
@@ -90,10 +94,11 @@ def remove_run(store: Store, run: str, with_experiments: bool = True) -> None:
         _unlink(store, name)
 
 
-def _first(name: str) -> tuple[bool, bool, bool, str]:
-    """Records go first, then what points to files, then the files; locks last."""
+def _first(name: str) -> tuple[int, str]:
+    """Records go first, then what points to files, then the files, then what they were; locks last."""
+    ranks = {"record.json": 0, "checkpoint.json": 1, "experiment.json": 3, "training.json": 4}
     last = name.rpartition("/")[2]
-    return is_lock(last), last != "record.json", last != "checkpoint.json", name
+    return 5 if is_lock(last) else ranks.get(last, 2), name
 
 
 def _remove(store: Store, found: Sequence[Garbage]) -> Iterator[Garbage]:
@@ -150,15 +155,19 @@ class _Rules:
         for name in files:
             if self._is_left(name):
                 why[name] = "left by a writer that was killed"
+            elif is_token(name) and self._age(name) > WEEK:
+                why[name] = "left by a command that was killed"
             elif is_folder(name) and self._age(name) > HOUR:
                 why[name] = "empty folder"
         names = [known for file in files if (known := read_name(file)) is not None]
         if self.is_training(home):
-            why |= self._of_run(home, names) | self._asked(home, files)
+            why |= self._of_run(home, names)
         elif home in ("floors", "exact"):
             why |= self._damaged(names)
         limit = self.wanted.older_than * 24 * HOUR
-        found = [name for name in sorted(why, key=_first) if self._age(name) >= limit]
+        why = {name: reason for name, reason in why.items() if self._age(name) >= limit}
+        why |= self._asked(home, files) if self.is_training(home) else {}
+        found = sorted(why, key=_first)
         locks = [name for name in files if is_lock(name.rpartition("/")[2])]
         if set(files) == {*found, *locks} and (found or all(self._age(name) > max(HOUR, limit) for name in locks)):
             found += locks
@@ -201,9 +210,26 @@ class _Rules:
                 out |= dict.fromkeys(own, "unfinished")
         if self.wanted.diverged and record is not None and record.get("status") == "diverged":
             out |= dict.fromkeys(own, "diverged")
-        if self.wanted.trainings and record is not None and not experiments and home not in self.needed:
+        if (
+            self.wanted.trainings
+            and record
+            and record["status"] == "done"
+            and not experiments
+            and home not in self.needed
+        ):
             out |= dict.fromkeys(own, "training without an experiment")
-        return {name: why for name, why in out.items() if not is_lock(name.rpartition("/")[2])}
+        return self._old_runs(home, {name: why for name, why in out.items() if not is_lock(name.rpartition("/")[2])})
+
+    def _old_runs(self, home: str, found: Mapping[str, str]) -> dict[str, str]:
+        """Those of runs whose newest file is old enough: a run goes whole or stays."""
+        limit, youngest = self.wanted.older_than * 24 * HOUR, dict[str, float]()
+
+        def run_of(name: str) -> str:
+            return home if home in self.chosen or name.count("/") == 1 else "/".join(name.split("/")[:2])
+
+        for name in found:
+            youngest[run_of(name)] = min(youngest.get(run_of(name), math.inf), self._age(name))
+        return {name: why for name, why in found.items() if youngest[run_of(name)] >= limit}
 
     def _damaged(self, names: Sequence[Name]) -> dict[str, str]:
         looks = Inspection(Stored(self.store)).findings(names)

@@ -10,7 +10,18 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["DATA", "LARGEST", "Name", "in_order", "is_folder", "is_lock", "is_temporary", "read_name"]
+__all__ = [
+    "DATA",
+    "LARGEST",
+    "Name",
+    "in_order",
+    "is_beside",
+    "is_folder",
+    "is_lock",
+    "is_temporary",
+    "is_token",
+    "read_name",
+]
 
 _ID = "[0-9a-f]{16}"
 _NUMBER = "0|[1-9][0-9]{0,11}"
@@ -104,6 +115,16 @@ def is_temporary(name: str) -> int | None:
 def is_lock(name: str) -> bool:
     """Whether the last part of a name is that of the lock of a training."""
     return name == ".lock"
+
+
+def is_beside(name: str) -> bool:
+    """Whether a name at the root is that of a file which commands keep beside the runs: a page, the index."""
+    return name == "report.html" or name.startswith("index.sqlite") or is_token(name)
+
+
+def is_token(name: str) -> bool:
+    """Whether a name is that of a file by which a distant machine shows that it sees the store."""
+    return re.fullmatch(r"[.]seen[.][a-z]+[.][0-9a-f]{8}", name, re.ASCII) is not None
 
 
 def is_folder(name: str) -> bool:
