@@ -5,6 +5,7 @@ Whatever is in it, nothing may be written outside of the store that it goes into
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -92,7 +93,8 @@ def packed(draw: Draw) -> bytes:
             given = {k: v for k, v in json.loads(ENTRIES[name]).items() if k not in ("seal", "place")}
             place = MANIFEST if name == MANIFEST else store.place(ROOT / name)
             given = draw.mutated(given)
-            entries[name] = store.sealed(given, place) if isinstance(given, dict) else json.dumps(given).encode()
+            with contextlib.suppress(ValueError):  # what cannot be sealed
+                entries[name] = store.sealed(given, place) if isinstance(given, dict) else json.dumps(given).encode()
     manifest = json.loads(ENTRIES[MANIFEST])
     if draw.below(8):
         inner = {name: content for name, content in entries.items() if name != MANIFEST}

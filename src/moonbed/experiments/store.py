@@ -391,6 +391,8 @@ class Store:
     def find(self, prefix: str) -> list[tuple[str, Folder]]:
         """(kind, folder) of the trainings and experiments whose id begins with `prefix`; kind is the class's name."""
         kinds = {"training.json": Training.__name__, "experiment.json": Experiment.__name__}
+        if not (prefix.isascii() and prefix.isalnum()):  # no id, and no pattern either
+            return []
         if places.remote(self.root):
             names = self.folder().names(*(f"{above}{prefix}*/{name}" for above in ("", "*/") for name in kinds))
             hits = [name.rsplit("/", 1) for name in sorted(names, key=lambda name: (name.count("/"), name))]

@@ -11,10 +11,12 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
+from moonbed._shown import printable
 from moonbed.metrics.significance import spread
 
 if TYPE_CHECKING:
@@ -297,10 +299,32 @@ def to_text(rows: Sequence[Row]) -> str:
 def csv_text(lines: Sequence[Mapping[str, Any]]) -> str:
     """Lines with the same names as CSV, the names first."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(lines[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, fieldnames=[_plain(name) for name in lines[0]], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(lines)
+    writer.writerows({_plain(name): _plain(value) for name, value in line.items()} for line in lines)
     return text.getvalue()
+
+
+def _plain(value: Any) -> Any:
+    """A text as a spreadsheet takes it for one: what would begin a formula gets an apostrophe before it."""
+    if not isinstance(value, str):
+        return value
+    text = printable(value)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t")) else text
+
+
+def markdown_line(cells: Sequence[str]) -> str:
+    """A line of a Markdown table: what would be a link, an image or HTML in a cell is text."""
+    return f"| {' | '.join(map(markdown_text, cells))} |\n"
+
+
+def markdown_text(text: str) -> str:
+    """One line in which nothing is Markdown or HTML that was not made here."""
+    text = _MARKS.sub(r"\\\g<0>", printable(" ".join(text.split())).replace("&", "&amp;"))
+    return text.replace("<", "&lt;").replace("javascript:", "javascript&#58;")
+
+
+_MARKS = re.compile(r"[\\`|]|\[|\](?=\()|!(?=\[)")
 
 
 def _wide(rows: Sequence[Row], labels: Sequence[str]) -> list[list[str]]:
@@ -321,9 +345,8 @@ def to_markdown(rows: Sequence[Row], labels: Sequence[str] | None = None) -> str
     """A Markdown table of these metrics (all unless said), its caption above."""
     labels = list(rows[0].cells) if labels is None else labels
     head = ["row", "", *labels, "parameters", "training s", "note"]
-    lines = [" | ".join(cell.replace("|", "\\|") for cell in line) for line in (head, *_wide(rows, labels))]
-    lines.insert(1, " | ".join("---" for _ in head))
-    return caption(rows) + "\n\n" + "".join(f"| {line} |\n" for line in lines)
+    first, *lines = [markdown_line(line) for line in (head, *_wide(rows, labels))]
+    return caption(rows) + "\n\n" + first + f"| {' | '.join('---' for _ in head)} |\n" + "".join(lines)
 
 
 _TEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}"}
@@ -332,7 +355,7 @@ _TEX |= {"²": r"$^2$", "|": r"$|$", "∞": r"$\infty$", "<": r"$<$", ">": r"$>$
 
 
 def _tex(text: str) -> str:
-    return "".join(_TEX.get(char, char) for char in text)
+    return "".join(_TEX.get(char, char) for char in printable(" ".join(text.split())))
 
 
 def to_latex(rows: Sequence[Row], labels: Sequence[str] | None = None) -> str:
