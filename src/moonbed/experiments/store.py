@@ -28,6 +28,8 @@ import errno
 import hashlib
 import json
 import os
+import secrets
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -44,6 +46,9 @@ if TYPE_CHECKING:
 __all__ = ["Folder", "Store", "StoreError"]
 
 T = TypeVar("T")
+
+LEFT_SECONDS = 3600.0
+"""A half written file that is as old belongs to a process that was killed."""
 
 
 class StoreError(RuntimeError):
@@ -322,19 +327,27 @@ class Store:
         return 1 if places.remote(self.root) and str(self.root).startswith("memory:") else jobs
 
     def check_writable(self) -> None:
-        """Raises `StoreError` now rather than after an hour of training."""
-        probe, name = self.folder(), f".probe.{os.getpid()}"
+        """Raises `StoreError` now rather than after an hour of training.
+
+        What killed processes left half written outside of trainings is removed once it is too old to be under way.
+        """
+        probe, name = self.folder(), f".probe.{os.getpid()}.{os.getpid()}.{secrets.token_hex(4)}"
         probe.write(name, b"")
         probe.remove(name)
+        for folder in (probe, self.floors(), self.exact()) if self._locks else ():
+            for left, found in folder.names(".*.*.????????").items():
+                if found.time < time.time() - LEFT_SECONDS:
+                    folder.remove(left)
 
     @contextmanager
-    def lock(self, training: Training) -> Iterator[None]:
-        """Hold the training alone; a second process waits here, and finds the work done when it is let in.
+    def lock(self, training: Training | str) -> Iterator[None]:
+        """Hold a training, or a folder by its name, alone.
 
+        A second process waits here, and finds the work done when it is let in.
         Under a URL, and on a file system without locks, nobody waits: two may compute the same, and who finishes first
         stays (`Folder.finish`).
         """
-        folder = self.root / training.id
+        folder = self.root / (training if isinstance(training, str) else training.id)
         if self.readonly:
             raise StoreError(f"cannot write {folder}: the store is open for reading")
         if not self._locks:
