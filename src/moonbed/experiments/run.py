@@ -362,7 +362,7 @@ def _train(store: Store, trainings: Sequence[Training], device: str, ahead: bool
                     yield same[j][0], sessions[j].block()
                 else:
                     sessions[j].finish(error)
-        except (KeyboardInterrupt, GeneratorExit):
+        except (KeyboardInterrupt, GeneratorExit, SystemExit):
             for session in sessions:
                 session.keep()
             raise
