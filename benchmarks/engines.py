@@ -3,9 +3,9 @@
     python benchmarks/engines.py [--trainings 8] [--steps 4000] [--repeats 3] [--workers 1,2,4] [--out FILE]
 
 What is timed is a run of so many trainings that are alike, samples and one metric with them, from an engine that is
-warm (Ray is connected, and has its workers) to the last result, into a store that is new each time. Rounds go through all
-engines in turn, so that they share whatever else the machine does; each is held against `Local(jobs=1)` of its round.
-`overhead` is what a task costs that has nothing left to do: the same run on the full store, divided by its tasks.
+warm (Ray is connected, and has its workers) to the last result, into a store that is new each time. Rounds go through
+all engines in turn, so that they share whatever else the machine does; each is held against `Local(jobs=1)` of its
+round. `overhead` is what a task costs that does next to nothing: trainings of one step, over their number.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ def seconds(engine: Engine, wanted: list[Experiment], store: Store) -> float:
 
 
 def measured(workers: list[int], count: int, steps: int, repeats: int) -> dict[str, dict[str, list[float]]]:
-    """Engine -> seconds of the run and of the same run on the full store, by round."""
-    wanted = experiments(count, steps)
+    """Engine -> seconds of the run, and of one with a single step a training, by round."""
+    wanted, short = experiments(count, steps), experiments(count, 1)
     engines: dict[str, Engine] = {f"Local(jobs={k})": Local(jobs=k) for k in workers}
     Ray(jobs=max(workers)).workers  # noqa: B018  (begins Ray with a core for each of the most workers)
     engines |= {f"Ray(jobs={k})": Ray(jobs=k) for k in workers}
-    out: dict[str, dict[str, list[float]]] = {name: {"run": [], "again": []} for name in engines}
+    out: dict[str, dict[str, list[float]]] = {name: {"run": [], "short": []} for name in engines}
     for number in range(repeats + 1):
         for name, engine in engines.items():
             with tempfile.TemporaryDirectory() as folder:
-                found = {"run": seconds(engine, wanted, Store(folder)), "again": seconds(engine, wanted, Store(folder))}
+                found = {"run": seconds(engine, wanted, Store(folder)), "short": seconds(engine, short, Store(folder))}
             if number:  # the first round begins workers
                 for key, value in found.items():
                     out[name][key].append(value)
