@@ -26,11 +26,14 @@ from moonbed.experiments import Store, places, run
 from moonbed.experiments.anatomy import Anatomy, save_anatomy
 from moonbed.experiments.archive import MANIFEST, Archive, write_archive
 from moonbed.experiments.averaging import PowerEMA
+from moonbed.experiments.collect import Wanted, collect
+from moonbed.experiments.engines import Progress
 from moonbed.experiments.files import Stored
 from moonbed.experiments.floors import save_floor
 from moonbed.experiments.inspection import Inspection, needed_by
+from moonbed.experiments.layout import is_beside
 from moonbed.experiments.lossfloor import loss_floor
-from moonbed.experiments.selection import Selection, select
+from moonbed.experiments.selection import Selection, select, verify
 from moonbed.experiments.store import save_spec
 from moonbed.experiments.train import State, train
 from moonbed.experiments.transfer import Arrival, receive
@@ -75,6 +78,8 @@ def kept(tmp_path_factory):
     next(train(cut, state))
     save_spec(store.training(cut), cut)
     store.training(cut).save_checkpoint(*state.snapshot(), 0.25)
+    for k, path in enumerate(sorted(store.root.glob("*/*/record.json"), key=lambda p: p.parent.name)):
+        os.utime(path, (1e9 + 1e5 * k,) * 2)  # on many days of 2001
     return store
 
 
@@ -102,7 +107,7 @@ def contents(root: Path) -> dict[str, str]:
     """Path below `root` -> checksum, or `folder`, or where a link leads; locks left out."""
     out = {}
     for path in root.rglob("*"):
-        if path.name != ".lock":
+        if path.name != ".lock" and not is_beside(path.name):  # a lock, the index
             what = str(path.readlink()) if path.is_symlink() else "folder" if path.is_dir() else path.read_bytes()
             out[path.relative_to(root).as_posix()] = what if isinstance(what, str) else hashlib.sha256(what).hexdigest()
     return out
@@ -121,6 +126,7 @@ def test_all_of_a_store_comes_back_byte_for_byte(kept, whole, tmp_path):
     assert {a.what for a in arrivals} == {"new"}
     assert results(into.root) == results(kept.root)
     assert len(results(into.root)) > 50
+    assert Stored(into).finished() == Stored(kept).finished()
     assert {a.what for a in taken(whole, into)} == {"there"}
     assert results(into.root) == results(kept.root)
 
@@ -197,6 +203,23 @@ def test_any_tool_reads_it(whole, tmp_path):
         for name, about in manifest["files"].items():
             assert hashlib.sha256(archive.read(name)).hexdigest() == about["sha256"]
         assert not {Path(name).suffix for name in archive.namelist()} - {".json", ".jsonl", ".npy", ".safetensors"}
+
+
+def test_a_store_under_a_url_takes_and_gives(kept, whole, tmp_path):
+    """There data files have their checksum in their name, in archives not."""
+    pytest.importorskip("upath")
+    there = Store(f"memory://moved-{tmp_path.name}")
+    assert {a.what for a in taken(whole, there)} == {"new"}
+    assert {a.what for a in taken(whole, there)} == {"there"}
+    assert any(name.name != name.plain for name in Stored(there).names())
+    found = [event for event in verify(there) if not isinstance(event, Progress)]
+    assert {f.what for f in found} == {"unfinished"}
+    assert list(collect(there, dry_run=True)) == []
+    back = Store(tmp_path / "back")
+    taken(packed(there, tmp_path / "back.zip", unfinished=True), back)
+    assert results(back.root) == results(kept.root)
+    assert [g.kept for g in collect(there, Wanted(runs=[RUNS["plain"].id]))] == [""] * 5
+    assert there.experiment(RUNS["plain"]).record() is None
 
 
 # What is there stays

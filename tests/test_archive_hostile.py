@@ -63,7 +63,7 @@ def zipped(files, manifest=None, change=lambda info: None, compression=zipfile.Z
 
 def listing(files, /, **changes):
     sums = {name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for name, data in files.items()}
-    return sealed({"format": 1, "moonbed": "0.1.0", "order": [], "files": sums} | changes, MANIFEST)
+    return sealed({"format": 1, "moonbed": "0.1.0", "finished": {}, "files": sums} | changes, MANIFEST)
 
 
 def with_file(name, data=b"x"):

@@ -68,8 +68,8 @@ def receive(
         raise StoreError("nothing was taken: " + "; ".join(f"{f.name} {f.message}" for f in problems))
     _check_whole(looked, names, store)
     into = _Into(source, store, looked, replace, dry_run)
-    runs, place = in_order(name for name in names if name.training), {f: k for k, f in enumerate(source.order())}
-    runs.sort(key=lambda n: (bool(n.experiment), place.get(n.folder, len(place))))  # trainings before experiments
+    runs, times = in_order(name for name in names if name.training), source.finished()
+    runs.sort(key=lambda n: (bool(n.experiment), times.get(n.folder, 0), n.folder))  # trainings before experiments
     groups = [(folder, list(group)) for folder, group in groupby(runs, key=lambda n: n.folder)]
     groups += [(name.name, [name]) for name in names if not name.training]
     for k, (folder, group) in enumerate(groups, 1):
@@ -157,6 +157,8 @@ class _Into:
             if name.kind in DATA and not folder.alone:  # where others may write too, no name is used twice
                 inner = addressed(inner, hashlib.sha256(data).hexdigest())
             folder.write(inner, data)
+            if name.kind == "sampled" and (finished := self._source.finished().get(name.folder)):
+                folder.set_time(inner, finished / 1e6)
 
     def _take_unfinished(self, folder: Folder, names: Sequence[Name]) -> tuple[str, str]:
         pointer = next(name for name in names if name.kind == "checkpoint")
