@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from faults_kills import stage_folder
-from faults_subject import Child, Count, compared, damage, results, work
+from faults_subject import Child, Count, damage, results, work
 
 from moonbed.experiments import Store, StoreError, places
 from moonbed.experiments.store import Folder
@@ -48,7 +48,9 @@ def whole_store(root: Path, seed: int = 0) -> None:
 
 def files_of(root: Path) -> list[Path]:
     """All files that hold something."""
-    return sorted(p for p in root.rglob("*") if p.is_file() and p.name != ".lock" and p.suffix not in (".db", ".sqlite"))
+    return sorted(
+        p for p in root.rglob("*") if p.is_file() and p.name != ".lock" and p.suffix not in (".db", ".sqlite")
+    )
 
 
 def reader(root: Path, path: Path) -> Callable[[], object]:
@@ -147,21 +149,20 @@ def misplaced(seed: int = 0) -> list[Count]:
                 data = [stranger.read_bytes()]
                 if stranger.suffix == path.suffix and data[0] != good:
                     with replaced(path, data):
-                        moved.take(path.name if len(path.name) < 20 else f"{path.parent.name}/*.json", noticed(read, path))
+                        moved.take(
+                            path.name if len(path.name) < 20 else f"{path.parent.name}/*.json", noticed(read, path)
+                        )
         for path in here:
             copy = where / "copy"
             shutil.copytree(root, copy)
             (copy / path.relative_to(root)).unlink()
-            gone.take("named" if _gone(copy, log) else "made again", [])
-            if not damage(copy) and "1000" not in path.name:
-                pass
+            if damage(copy):
+                gone.take("named", [])
+            else:
+                child = Child(lambda copy=copy: whole_store(copy), log)
+                problems = (
+                    [] if child.wait() == 0 and results(copy) == whole else [f"{path.name} is not the same again"]
+                )
+                gone.take("made again", problems)
             shutil.rmtree(copy)
-        del whole
     return [moved, gone]
-
-
-def _gone(copy: Path, log: Path) -> bool:
-    return bool(damage(copy))
-
-
-__all__ = ["compared", "damages", "misplaced", "whole_store"]

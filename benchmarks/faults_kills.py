@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from faults_subject import WORDS, Child, Count, command, compared, damage, results, spoken, work
+from faults_subject import WORDS, Child, Count, aged, command, compared, damage, results, spoken, work
 
 CHAIN = 4
 """How often one store is disturbed before it is left alone."""
@@ -110,7 +110,7 @@ def _chain(count: Count, starts: Starts, start: str, seconds: dict[str, float], 
         count.take(stage, found)
         if found:
             return
-    child, before = Child(lambda: work(root), log), time.monotonic()
+    child, before = Child(lambda: work(aged(root)), log), time.monotonic()
     problems = ([] if child.wait() == 0 else [f"status {child.code}"]) + compared(root, starts.whole) + spoken(log)
     seconds[start] = max(seconds[start], time.monotonic() - before)
     count.lost += [f"{where}: {'; '.join(problems)}"] if problems else []
@@ -153,7 +153,7 @@ def _signalled(
         seconds[start] *= 0.9
     else:
         problems = damage(root) + spoken(log) + ([] if code == 128 + how[0] else [f"status {code}: {log.read_text()}"])
-        again = Child(lambda: command(root), log)
+        again = Child(lambda: command(aged(root)), log)
         problems += ([] if again.wait() == 0 else [f"status {again.code}"]) + compared(root, starts.whole)
         count.take(stage, problems)
     shutil.rmtree(root)
@@ -208,7 +208,7 @@ def commands(tries: int, seed: int = 0) -> Count:
             problems = damage(root) + [f"process {pid} stayed" for pid in in_session(process.pid)]
             count.take(who, problems)
             if process.returncode == 0 or k % 3 == 2:
-                problems = [] if start_command(root, driver).wait() == 0 else ["the same command failed"]
+                problems = [] if start_command(aged(root), driver).wait() == 0 else ["the same command failed"]
                 problems += compared(root, whole)
                 count.lost += [f"{who}: {'; '.join(problems)}"] if problems else []
                 shutil.rmtree(root)

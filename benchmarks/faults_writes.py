@@ -1,8 +1,8 @@
 """Every write of the store, stopped before each call that it makes of the system, and each of these calls failing.
 
-A profile function sees every call of a C function before it is made, so the k-th call of `posix` or `_io` is a place to
-die or to fail at: all of them, not a sample. What happens within a call, a data file half written, is the kernel's part:
-a limit on the size of files ends the process after so many bytes of it.
+A profile function sees every call of a C function before it is made, so the k-th call of `posix` or `_io` is a place
+to die or to fail at: all of them, not a sample. What happens within a call, a data file half written, is the kernel's
+part: a limit on the size of files ends the process after so many bytes of it.
 """
 
 from __future__ import annotations
@@ -88,15 +88,30 @@ def _create(root: Path) -> None:
 
 
 WRITERS = (
-    Writer("a file", lambda root: Folder(root / "a").write("x.bin", OLD), lambda root: Folder(root / "a").write("x.bin", NEW), _bytes),
+    Writer(
+        "a file",
+        lambda root: Folder(root / "a").write("x.bin", OLD),
+        lambda root: Folder(root / "a").write("x.bin", NEW),
+        _bytes,
+    ),
     Writer("a file in a new folder", _nothing, lambda root: Folder(root / "a").write("x.bin", NEW), _bytes),
     Writer("a file that none may replace", _nothing, _create, _bytes),
-    Writer("sealed JSON", lambda root: Folder(root / "a").write_json("m.json", {"v": 1}), lambda root: Folder(root / "a").write_json("m.json", {"v": 2}), lambda root: Folder(root / "a").read_json("m.json")),
+    Writer(
+        "sealed JSON",
+        lambda root: Folder(root / "a").write_json("m.json", {"v": 1}),
+        lambda root: Folder(root / "a").write_json("m.json", {"v": 2}),
+        lambda root: Folder(root / "a").read_json("m.json"),
+    ),
     Writer("files and their record", _nothing, _finish(NEW), _finished),
     Writer("the first checkpoint", _nothing, _checkpoint(100), _step),
     Writer("a later checkpoint", _checkpoint(100), _checkpoint(200), _step),
     Writer("the end of checkpoints", _checkpoint(100), lambda root: Folder(root / "a").drop_checkpoint(), _step),
-    Writer("more draws of a floor", _floor(3), _floor(5), lambda root: load_floor(Store(root), subject().law, asked()[0], 60)),
+    Writer(
+        "more draws of a floor",
+        _floor(3),
+        _floor(5),
+        lambda root: load_floor(Store(root), subject().law, asked()[0], 60),
+    ),
 )
 
 
@@ -183,7 +198,12 @@ def _value(writer: Writer, root: Path, written: int) -> Any:
 
 
 def _try(
-    count: Count, writer: Writer, where: Path, values: tuple[Any, Any], fault: Callable[[], object], codes: tuple[int, int]
+    count: Count,
+    writer: Writer,
+    where: Path,
+    values: tuple[Any, Any],
+    fault: Callable[[], object],
+    codes: tuple[int, int],
 ) -> None:
     """One fault: the old or the new must be there, whole; with the fault gone the same write must give the new."""
     root, log = _fresh(where), where / "log"
@@ -207,7 +227,7 @@ def _try(
         problems.append(str(error))
     problems += damage(root) + spoken(log)
     left = len(list(root.rglob(".*.*.????????")))
-    if left and child.code != codes[0] or left and codes[0] == 2:
+    if (left and child.code != codes[0]) or (left and codes[0] == 2):
         problems.append("half written files of a process that was not killed")
     writer.write(root)
     for folder in root.glob("*"):

@@ -81,8 +81,12 @@ def print_rows(table: Sequence[Row], as_json: bool) -> None:
 
 def say_size(path: Path, size: int) -> None:
     """Say where a file is, and how large."""
-    text = f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
-    say(escape(f"{path}, {text}"))
+    say(escape(f"{path}, {size_of(size)}"))
+
+
+def size_of(size: int) -> str:
+    """A number of bytes in words."""
+    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB" if size >= 1e3 else f"{size} bytes"
 
 
 def warn(lines: Iterable[str]) -> None:

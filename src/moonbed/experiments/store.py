@@ -28,8 +28,9 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
-import time
+import time as clock
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -42,6 +43,8 @@ from moonbed.experiments.spec import Experiment, Training
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from moonbed.experiments.index import Index
 
 __all__ = ["Folder", "Store", "StoreError"]
 
@@ -92,6 +95,12 @@ class Folder:
         if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
             raise StoreError(f"{path} is damaged: its checksum differs from the record; remove {self.path} to redo it")
         return data
+
+    def set_time(self, name: str, time: float) -> None:
+        """Give a file the time, in seconds since 1970, at which it was written elsewhere; none under a URL."""
+        if not places.remote(self.path):
+            microseconds = min(round(1e6 * time), clock.time_ns() // 1000)
+            self._written(name, b"", lambda path, _: os.utime(path, ns=(1000 * microseconds,) * 2))
 
     def remove(self, name: str) -> None:
         """Remove a file if it is there."""
@@ -291,6 +300,7 @@ class Store:
     def __init__(self, root: str | Path = "runs", readonly: bool = False) -> None:
         self.root, self.readonly = places.located(root), readonly
         self._locks = not places.remote(self.root)
+        self._index: Index | None = None
 
     @classmethod
     def at(cls, store: Store | str | Path) -> Store:
@@ -336,16 +346,15 @@ class Store:
         probe.remove(name)
         for folder in (probe, self.floors(), self.exact()) if self._locks else ():
             for left, found in folder.names(".*.*.????????").items():
-                if found.time < time.time() - LEFT_SECONDS:
+                if found.time < clock.time() - LEFT_SECONDS and re.fullmatch(r"\..+\.\d+\.[0-9a-f]{8}", left):
                     folder.remove(left)
 
     @contextmanager
-    def lock(self, training: Training | str) -> Iterator[None]:
-        """Hold a training, or a folder by its name, alone.
+    def lock(self, training: Training | str, wait: bool = True) -> Iterator[None]:
+        """Hold a training, or its id, alone; a second process waits here, and finds the work done when it is let in.
 
-        A second process waits here, and finds the work done when it is let in.
-        Under a URL, and on a file system without locks, nobody waits: two may compute the same, and who finishes first
-        stays (`Folder.finish`).
+        Without `wait` it is a `StoreError` that another process holds it. Under a URL, and on a file system without
+        locks, nobody waits: two may compute the same, and who finishes first stays (`Folder.finish`).
         """
         folder = self.root / (training if isinstance(training, str) else training.id)
         if self.readonly:
@@ -353,13 +362,17 @@ class Store:
         if not self._locks:
             yield
             return
-        from filelock import FileLock
+        from filelock import FileLock, Timeout
 
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._locks = _can_lock(folder / ".lock")
-            lock: AbstractContextManager[Any] = FileLock(folder / ".lock") if self._locks else nullcontext()
+            lock: AbstractContextManager[Any] = (
+                FileLock(folder / ".lock", blocking=wait) if self._locks else nullcontext()
+            )
             lock.__enter__()
+        except Timeout:
+            raise StoreError(f"{folder} is held by another process") from None
         except OSError as error:
             raise StoreError(f"cannot write {folder}: {error.strerror or error}") from None
         try:
@@ -367,17 +380,28 @@ class Store:
         finally:
             lock.__exit__(None, None, None)
 
+    def index(self) -> Index:
+        """What its runs say, without opening their folders: `index().look()`."""
+        if self._index is None:
+            from moonbed.experiments.index import Index
+
+            self._index = Index(self)
+        return self._index
+
     def find(self, prefix: str) -> list[tuple[str, Folder]]:
         """(kind, folder) of the trainings and experiments whose id begins with `prefix`; kind is the class's name."""
-        named = {"training.json": Training.__name__, "experiment.json": Experiment.__name__}
-        patterns = [f"{where}{prefix}*/{name}" for where in ("", "*/") for name in named]
-        hits = [name.split("/") for name in self.folder().names(*patterns)]
-        return [(named[parts[-1]], self.folder(*parts[:-1])) for parts in sorted(hits, key=len)]
+        kinds = {"training.json": Training.__name__, "experiment.json": Experiment.__name__}
+        if places.remote(self.root):
+            names = self.folder().names(*(f"{above}{prefix}*/{name}" for above in ("", "*/") for name in kinds))
+            hits = [name.rsplit("/", 1) for name in sorted(names, key=lambda name: (name.count("/"), name))]
+            return [(kinds[name], self.folder(*where.split("/"))) for where, name in hits]
+        folders = [self.folder(*where) for where in places.beginning(self.root, prefix)]
+        return [(kind, folder) for folder in folders for name, kind in kinds.items() if (folder.path / name).is_file()]
 
     def runs(self) -> list[tuple[Folder, dict[str, Any]]]:
-        """(folder, record) of all finished experiments, by the time of their record."""
-        found = self.folder().names("*/*/record.json")
-        folders = (self.folder(*name.split("/")[:-1]) for name in sorted(found, key=lambda name: found[name].time))
+        """(folder, record) of all finished experiments, by the time of their record; damaged ones are left out."""
+        done = [run for run in self.index().look() if run.status not in ("unfinished", "damaged")]
+        folders = (self.folder(run.training, run.id) for run in done)
         return [(folder, record) for folder in folders if (record := folder.record())]
 
 
