@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 
 import faults_damage
@@ -22,7 +24,7 @@ import faults_folders
 import faults_kills
 import faults_writes
 from common import one_thread
-from faults_subject import Count, work
+from faults_subject import Count, command
 
 KILLS = {"train": 60, "sample": 40, "evaluate": 40, "floor": 30, "write": 40}
 Part = Callable[[float, int], Iterator[Count]]
@@ -82,8 +84,9 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="write the counts as JSON")
     given = parser.parse_args()
     one_thread()
-    with tempfile.TemporaryDirectory() as warm:  # the children are forked from a process that has imported all
-        work(Path(warm))
+    with tempfile.TemporaryDirectory() as warm, suppress(SystemExit):  # children are forked from what has imported all
+        with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+            command(Path(warm))
     counts: list[Count] = []
     print("| fault | tried | survived | lost | where |\n| --- | --- | --- | --- | --- |", flush=True)
     for name in given.only.split(","):

@@ -160,9 +160,7 @@ def misplaced(seed: int = 0) -> list[Count]:
                 gone.take("named", [])
             else:
                 child = Child(lambda copy=copy: whole_store(copy), log)
-                problems = (
-                    [] if child.wait() == 0 and results(copy) == whole else [f"{path.name} is not the same again"]
-                )
+                problems = [] if child.wait() == 0 and results(copy) == whole else [f"{path.name} differs"]
                 gone.take("made again", problems)
             shutil.rmtree(copy)
     return [moved, gone]
