@@ -95,6 +95,7 @@ class _Into:
         self._source, self._store, self._looked = source, store, looked
         self._replace, self._dry = replace, dry_run
         self._barred: dict[str, str] = {}
+        self._times = source.finished()
 
     def take(self, names: Sequence[Name], note: str) -> Arrival:
         """One run, floor or file of exact values."""
@@ -157,7 +158,7 @@ class _Into:
             if name.kind in DATA and not folder.alone:  # where others may write too, no name is used twice
                 inner = addressed(inner, hashlib.sha256(data).hexdigest())
             folder.write(inner, data)
-            if name.kind == "sampled" and (finished := self._source.finished().get(name.folder)):
+            if name.kind == "sampled" and (finished := self._times.get(name.folder)):
                 folder.set_time(inner, finished / 1e6)
 
     def _take_unfinished(self, folder: Folder, names: Sequence[Name]) -> tuple[str, str]:
