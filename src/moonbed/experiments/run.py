@@ -277,7 +277,9 @@ def _prepared(
         mine = {t: group for group in bundle for e in group for t in (*_first(e), *[e.training] * (not e.exact))}
         for training, group in mine.items():
             needed.setdefault(training, []).append(group)
-    shared = {t: groups[0] for t, groups in needed.items() if len(groups) > 1}
+    where = Store(root)
+    several = {t: groups[0] for t, groups in needed.items() if len(groups) > 1}
+    shared = {t: group for t, group in several.items() if where.training(t).record() is None}
     for depth in sorted({len(_teachers(t)) for t in shared}):
         level = [t for t in shared if len(_teachers(t)) == depth]
         tasks = [Task(_prepare, (t.spec(), root, device, ahead), files_of([t]), root) for t in level]
@@ -395,7 +397,7 @@ def _train(store: Store, trainings: Sequence[Training], device: str, ahead: bool
                     yield same[j][0], sessions[j].block()
                 else:
                     sessions[j].finish(error)
-        except (KeyboardInterrupt, GeneratorExit):
+        except (KeyboardInterrupt, GeneratorExit, SystemExit):
             for session in sessions:
                 session.keep()
             raise

@@ -28,6 +28,8 @@ import errno
 import hashlib
 import json
 import os
+import re
+import secrets
 import time as clock
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -47,6 +49,9 @@ if TYPE_CHECKING:
 __all__ = ["Folder", "Store", "StoreError"]
 
 T = TypeVar("T")
+
+LEFT_SECONDS = 3600.0
+"""A half written file that is as old belongs to a process that was killed."""
 
 
 class StoreError(RuntimeError):
@@ -332,10 +337,17 @@ class Store:
         return 1 if places.remote(self.root) and str(self.root).startswith("memory:") else jobs
 
     def check_writable(self) -> None:
-        """Raises `StoreError` now rather than after an hour of training."""
-        probe, name = self.folder(), f".probe.{os.getpid()}"
+        """Raises `StoreError` now rather than after an hour of training.
+
+        What killed processes left half written outside of trainings is removed once it is too old to be under way.
+        """
+        probe, name = self.folder(), f".probe.{os.getpid()}.{os.getpid()}.{secrets.token_hex(4)}"
         probe.write(name, b"")
         probe.remove(name)
+        for folder in (probe, self.floors(), self.exact()) if self._locks else ():
+            for left, found in folder.names(".*.*.????????").items():
+                if found.time < clock.time() - LEFT_SECONDS and re.fullmatch(r"\..+\.\d+\.[0-9a-f]{8}", left):
+                    folder.remove(left)
 
     @contextmanager
     def lock(self, training: Training | str, wait: bool = True) -> Iterator[None]:
