@@ -11,7 +11,6 @@ of one of its files has changed: a thousand finished runs cost a few thousand ca
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from moonbed.experiments import formats
 from moonbed.experiments.index import APART, Run
 from moonbed.experiments.places import remote
 from moonbed.experiments.store import Folder, Store, StoreError
@@ -113,7 +113,7 @@ class Index:
             raise StoreError(f"{path} is not what its folder is named for: its id is {found['id']}")
         name, differs = described(spec)
         log = [] if exact else losses(folder, record, now)
-        step = (record or now or {"step": 0})["step"]
+        step = (record or now or {}).get("step", 0)
         experiments = [{**_told(index.configuration_text(run)), **_experiment(run, held)} for run in inner]
         return {
             "id": folder.path.name,
@@ -126,7 +126,7 @@ class Index:
             "step": step,
             "loss": log[-1][1] if log else None,
             "spark": [loss for _, loss in thinned(log, SPARK)],
-            "seconds": (record or now or {"seconds": 0.0})["seconds"],
+            "seconds": (record or now or {}).get("seconds", 0.0),
             "parameters": (record or {}).get("parameters"),
             "device": (record or {}).get("device", ""),
             "experiments": experiments,
@@ -209,13 +209,10 @@ def losses(
 ) -> list[tuple[int, float]]:
     """(step, mean loss of the last 100 steps) from the log of a finished training, or from its last checkpoint."""
     if record is None:
-        lines = (checkpoint or {"log": []})["log"]
-    elif "log.jsonl" not in record["files"]:
-        lines = []
-    else:
-        text = folder.read("log.jsonl", record["files"]["log.jsonl"])
-        lines = json.loads(b"[" + b",".join(text.splitlines()) + b"]")
-    return [(int(line["step"]), float(line["loss"])) for line in lines]
+        return formats.points((checkpoint or {"log": []})["log"])
+    if "log.jsonl" not in record["files"]:
+        return []
+    return formats.log_lines(folder.listed("log.jsonl", record["files"]["log.jsonl"]))
 
 
 def thinned(points: list[tuple[int, float]], most: int) -> list[tuple[int, float]]:
