@@ -11,6 +11,7 @@ of one of its files has changed: a thousand finished runs cost a few thousand ca
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
