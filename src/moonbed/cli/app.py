@@ -27,8 +27,8 @@ app = App(
     version=moonbed.__version__,
     help="A test bed for diffusion and flow models on distributions whose exact law is known.",
     help_epilogue="Configurations are named by an id; what `runs/` holds is not computed again. Exit status: 0 done, "
-    "1 a law is broken (`check`), 2 bad input or a run that diverged, 130 interrupted, 143 or 129 "
-    "ended by SIGTERM or SIGHUP (the same command goes on).",
+    "1 a law is broken (`check`) or a file damaged (`verify`), 2 bad input or a run that diverged, 130 interrupted, "
+    "143 or 129 ended by SIGTERM or SIGHUP (the same command goes on).",
     suppress_keyboard_interrupt=False,
 )
 
