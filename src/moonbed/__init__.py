@@ -29,6 +29,7 @@ _HOMES = {
     "Store": "experiments",
     "PRESETS": "experiments",
     "run": "experiments",
+    "grid": "experiments.grid",
     "measure": "calls",
     "compare": "calls",
     "anatomy": "calls",

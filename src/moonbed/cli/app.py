@@ -2,38 +2,80 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 from cyclopts import App, CycloptsError, Parameter
 
 import moonbed
+from moonbed import signals
 from moonbed.component import SpecError
+
+if TYPE_CHECKING:
+    from moonbed.experiments.engines import Engine
 
 app = App(
     name="moonbed",
     version=moonbed.__version__,
     help="A test bed for diffusion and flow models on distributions whose exact law is known.",
     help_epilogue="Configurations are named by an id; what `runs/` holds is not computed again. Exit status: 0 done, "
-    "1 a law is broken (`check`), 2 bad input or a run that diverged, 130 interrupted (the same command goes on).",
+    "1 a law is broken (`check`), 2 bad input or a run that diverged, 130 interrupted, 143 or 129 "
+    "ended by SIGTERM or SIGHUP (the same command goes on).",
     suppress_keyboard_interrupt=False,
 )
 
 StoreOption = Annotated[
-    Path, Parameter(help="Folder of the runs; the environment variable MOONBED_STORE names another.")
+    str,
+    Parameter(
+        help="Folder of the runs, or a URL (s3://bucket/runs); the environment variable MOONBED_STORE names another."
+    ),
 ]
 DeviceOption = Annotated[str, Parameter(help="cpu, cuda, mps, or auto for the fastest of them here.")]
-JobsOption = Annotated[
-    int | None, Parameter(help="Processes at once; one a core unless said. Results do not depend on it.")
-]
 QuietOption = Annotated[bool, Parameter(negative="", help="No progress on standard error.")]
 CsvOption = Annotated[Path | None, Parameter(name="--csv", help="Write the table as CSV to this file as well.")]
 JsonOption = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON on standard output.")]
-STORE = Path(os.environ.get("MOONBED_STORE", "runs"))
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class EngineOptions:
+    """Where the work is done. Results do not depend on it."""
+
+    jobs: Annotated[
+        int | None, Parameter(help="Tasks at once; one a core unless said, or as many as a cluster has room for.")
+    ] = None
+    engine: Annotated[str, Parameter(help="local: processes of this machine; ray; slurm. By name or as JSON.")] = (
+        "local"
+    )
+    address: Annotated[
+        str | None, Parameter(help="A running Ray: auto, or host:port; one of its own on this machine unless said.")
+    ] = None
+    cpus: Annotated[float | None, Parameter(help="Cores a task, on a cluster.")] = None
+    gpus: Annotated[float | None, Parameter(help="GPUs a task, on a cluster; under Ray also a part of one.")] = None
+
+    def make(self) -> Engine:
+        """The engine. Raises `SpecError` for an unknown name, and for an option that the engine does not have."""
+        from moonbed.experiments.engines import cores, engine_of
+
+        if self.jobs is not None and self.jobs < 1:
+            raise SpecError([("--jobs", f"should be at least 1, given {self.jobs}")])
+        here = self.engine.lower() == "local" and self.jobs is None
+        given = {"address": self.address, "cpus": self.cpus, "gpus": self.gpus}
+        try:
+            return engine_of(self.engine, cores() if here else self.jobs, **given)
+        except SpecError as error:
+            raise SpecError([(f"--{place}" if place else "--engine", why) for place, why in error.problems]) from None
+
+
+LOCAL = EngineOptions()
+STORE = os.environ.get("MOONBED_STORE", "runs")
 
 _given: list[str] = []
 
@@ -47,24 +89,41 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Entry point of the `moonbed` command."""
     _given[:] = sys.argv[1:] if arguments is None else arguments
     try:
-        code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        with signals.interrupting():
+            code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+            sys.stdout.flush()
     except CycloptsError as error:
-        sys.stderr.write(f"moonbed: {' '.join(str(error).split())}\n")
-        code = 2
+        code = _tell(2, str(error))
     except SpecError as error:
-        lines = [f"{place}: {message}" if place else message for place, message in error.problems]
-        sys.stderr.write("".join(f"moonbed: {' '.join(line.split())}\n" for line in lines))
-        code = 2
-    except KeyboardInterrupt:
-        sys.stderr.write("moonbed: interrupted; what was done is kept, and the same command goes on from there\n")
-        code = 130
+        code = _tell(2, *(f"{place}: {message}" if place else message for place, message in error.problems))
+    except KeyboardInterrupt as stop:
+        text = "interrupted; what was done is kept, and the same command goes on from there"
+        code = _tell(signals.status(stop), text)
     except RuntimeError as error:
         if type(error).__name__ != "StoreError":
             raise
-        sys.stderr.write(f"moonbed: {error}\n")
-        code = 2
+        code = _tell(2, str(error))
     except BrokenPipeError:  # whoever read the output, as `head` does, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    sys.stdout.flush()
+        code = _unread(0)
+    except OSError as error:
+        if error.filename is not None or error.errno not in _FULL:
+            raise
+        code = _unread(_tell(2, f"cannot write the output: {error.strerror}"))
     sys.exit(code or 0)
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
+
+
+def _tell(code: int, *lines: str) -> int:
+    """Say on standard error what went wrong, if somebody still reads it; the exit status, as it is given."""
+    with suppress(OSError):
+        sys.stderr.write("".join(f"moonbed: {' '.join(line.split())}\n" for line in lines))
+        sys.stderr.flush()
+    return code
+
+
+def _unread(code: int) -> int:
+    """Let what is still to be printed go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code

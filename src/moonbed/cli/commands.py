@@ -9,12 +9,23 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from moonbed.cli.app import STORE, CsvOption, DeviceOption, JobsOption, JsonOption, QuietOption, StoreOption, app
+from moonbed.cli.app import (
+    LOCAL,
+    STORE,
+    CsvOption,
+    DeviceOption,
+    EngineOptions,
+    JsonOption,
+    QuietOption,
+    StoreOption,
+    app,
+)
 from moonbed.cli.output import (
     escape,
     follow_runs,
     print_json,
     print_rows,
+    said,
     say,
     show_component,
     show_member,
@@ -26,9 +37,9 @@ from moonbed.cli.output import (
 from moonbed.cli.parsing import (
     all_kinds,
     at_least,
+    beside,
     boards,
     check_writable,
-    chosen_jobs,
     chosen_metrics,
     one_of,
     page_path,
@@ -36,9 +47,8 @@ from moonbed.cli.parsing import (
     stored_runs,
     suites,
     summaries,
-    varied,
 )
-from moonbed.component import Component, SpecError, members, nearest
+from moonbed.component import Component, SpecError, members, nearest, parse_overrides
 
 if TYPE_CHECKING:
     from moonbed.metrics import Metric
@@ -60,7 +70,10 @@ def run(
         str | None, Parameter(help="quick or paper; the configuration's own numbers unless said.")
     ] = None,
     draws: Annotated[int, Parameter(help="Exact draws for the floor of each metric.")] = 39,
-    jobs: JobsOption = None,
+    skip_invalid: Annotated[
+        bool, Parameter(negative="", help="Leave out combinations of a sweep that cannot be, and say which.")
+    ] = False,
+    engine: EngineOptions = LOCAL,
     device: DeviceOption = "auto",
     store: StoreOption = STORE,
     csv: CsvOption = None,
@@ -85,6 +98,7 @@ def run(
         moonbed run ema training.seed=0,1,2 training.steps=2000 --jobs 2
         moonbed run my_idea.py --json
     """
+    from moonbed.experiments.grid import varied
     from moonbed.experiments.presets import BUDGETS, preset, published
     from moonbed.experiments.rows import follow, rows
     from moonbed.experiments.store import Store
@@ -101,18 +115,19 @@ def run(
     if budget is not None:
         changed = BUDGETS[one_of("--budget", budget, BUDGETS)].changes
         named = {name: experiment.replace(**changed) for name, experiment in named.items()}
-    named = dict(varied(named, changes))
+    with said():
+        named = varied(named, parse_overrides(changes), skip_invalid)
     if one_of("--protocol", protocol, ("default", "published")) == "published":
         named = {name: published(experiment) for name, experiment in named.items()}
     questions = tuple({metric.id: metric for metric in (*chosen_metrics(metrics or protocol), *own)}.values())
     at_least("--draws", draws, 1)
-    where, jobs = Store(store), chosen_jobs(jobs)
+    where, place = Store(store), engine.make()
 
     if csv:
         check_writable(csv.parent)
-    page = page_path(report, store / "report.html")
+    page = page_path(report, beside(store, "report.html"))
     wanted = {name: [experiment] for name, experiment in named.items()}
-    results, failures = follow_runs(follow(wanted, questions, draws, where, device, jobs), quiet)
+    results, failures = follow_runs(follow(wanted, questions, draws, where, device, place), quiet)
     found = {name: [results[e.id]] for name, e in named.items() if e.id in results}
     table = rows(found, questions, where, changes={}) if found else []
     if csv and table:
@@ -141,7 +156,7 @@ def reproduce(
     report: Annotated[
         str | None, Parameter(help="The page to write, one HTML file, or none; report.html in --out unless said.")
     ] = None,
-    jobs: JobsOption = None,
+    engine: EngineOptions = LOCAL,
     device: DeviceOption = "auto",
     store: StoreOption = STORE,
     json: JsonOption = False,
@@ -170,7 +185,7 @@ def reproduce(
     where, metrics = Store(store), SUITES["published"]
     check_writable(out)
     page = page_path(report, out / "report.html")
-    results, failures = follow_runs(job.follow(wanted, metrics, draws, where, device, chosen_jobs(jobs)), quiet)
+    results, failures = follow_runs(job.follow(wanted, metrics, draws, where, device, engine.make()), quiet)
     found = {name: [results[e.id] for e in group if e.id in results] for name, group in wanted.items()}
     table = job.rows({name: group for name, group in found.items() if group}, metrics, where)
     print_rows(table, json)

@@ -8,7 +8,17 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from moonbed.cli.app import STORE, CsvOption, DeviceOption, JobsOption, JsonOption, QuietOption, StoreOption, app
+from moonbed.cli.app import (
+    LOCAL,
+    STORE,
+    CsvOption,
+    DeviceOption,
+    EngineOptions,
+    JsonOption,
+    QuietOption,
+    StoreOption,
+    app,
+)
 from moonbed.cli.output import (
     last,
     print_found,
@@ -20,9 +30,9 @@ from moonbed.cli.output import (
 )
 from moonbed.cli.parsing import (
     at_least,
+    beside,
     changed,
     check_writable,
-    chosen_jobs,
     chosen_metrics,
     page_path,
     read_table,
@@ -52,7 +62,7 @@ def evaluate(
         str, Parameter(help="Suites or metrics, by name or as JSON, with commas between them.")
     ] = "default",
     draws: Annotated[int, Parameter(help="Exact draws for the floor of each metric.")] = 39,
-    jobs: JobsOption = None,
+    engine: EngineOptions = LOCAL,
     store: StoreOption = STORE,
     csv: CsvOption = None,
     json: JsonOption = False,
@@ -86,8 +96,8 @@ def evaluate(
         check_writable(csv.parent)
     points = read_table(file, key)[:n]
     trained = None if train is None else read_table(train)
-    options: dict[str, Any] = {"coordinates": coordinates, "train": trained, "draws": draws, "jobs": chosen_jobs(jobs)}
-    events = judge(points, law, questions, store=str(store), **options)
+    options: dict[str, Any] = {"coordinates": coordinates, "train": trained, "draws": draws, "engine": engine.make()}
+    events = judge(points, law, questions, store=store, **options)
     found, failures = last(((file.name, event) for event in events), quiet)
     if isinstance(found, Judgement):
         if csv:
@@ -123,7 +133,7 @@ def compare(
         str, Parameter(help="Suites or metrics, by name or as JSON, with commas between them.")
     ] = "default",
     draws: Annotated[int, Parameter(help="Exact draws for the floor of each metric.")] = 39,
-    jobs: JobsOption = None,
+    engine: EngineOptions = LOCAL,
     device: DeviceOption = "auto",
     store: StoreOption = STORE,
     csv: CsvOption = None,
@@ -156,12 +166,12 @@ def compare(
             raise SpecError([(option, f"should lie between 0 and {top:g}, given {value:g}")])
     if csv:
         check_writable(csv.parent)
-    page = page_path(report, store / "compare.html")
+    page = page_path(report, beside(store, "compare.html"))
     arms = [(text, experiment) for text, experiment in (find_experiment(text, where) for text in (a, b))]
     arms = [(text, changed(experiment, budget, changes)) for text, experiment in arms]
     count = seeds if seeds is not None else 28 if until_decided else 5
     options: dict[str, Any] = {"seeds": count, "until_decided": until_decided, "level": level, "margin": margin}
-    options |= {"draws": draws, "store": where, "device": device, "jobs": chosen_jobs(jobs)}
+    options |= {"draws": draws, "store": where, "device": device, "engine": engine.make()}
     found, failures = last(job.compare(arms[0], arms[1], questions, **options), quiet)
     if isinstance(found, job.Comparison):
         if csv:
@@ -188,7 +198,7 @@ def anatomy(
     ] = "anatomy",
     draws: Annotated[int, Parameter(help="Exact draws for the floor of each metric.")] = 39,
     out: Annotated[Path, Parameter(help="Folder for table and picture.")] = Path("anatomy"),
-    jobs: JobsOption = None,
+    engine: EngineOptions = LOCAL,
     device: DeviceOption = "auto",
     store: StoreOption = STORE,
     json: JsonOption = False,
@@ -216,7 +226,7 @@ def anatomy(
     experiment = changed(find_experiment(what, where)[1], budget, changes)
     check_writable(out)
     options: dict[str, Any] = {"repeats": repeats, "seeds": seeds, "draws": draws}
-    options |= {"store": where, "device": device, "jobs": chosen_jobs(jobs)}
+    options |= {"store": where, "device": device, "engine": engine.make()}
     found, failures = last(job.anatomy(experiment, questions, **options), quiet)
     if isinstance(found, job.Anatomy):
         print_found(found, anatomy_table, anatomy_json, json)

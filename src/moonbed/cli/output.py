@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,7 +87,17 @@ def say_size(path: Path, size: int) -> None:
 
 def warn(lines: Iterable[str]) -> None:
     """Say on standard error what a reader should know, a line each."""
-    sys.stderr.write("".join(f"moonbed: {' '.join(line.split())}\n" for line in lines))
+    with suppress(BrokenPipeError):
+        sys.stderr.write("".join(f"moonbed: {' '.join(line.split())}\n" for line in lines))
+
+
+@contextmanager
+def said() -> Iterator[None]:
+    """Warnings of ours within the block are lines on standard error."""
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always", UserWarning)
+        yield
+    warn(str(w.message) for w in found)
 
 
 def print_table(table: Any) -> None:
@@ -120,7 +131,7 @@ def written(path: Path, table: Sequence[Row], store: Any, quiet: bool, **about: 
     from rich.console import Console
 
     from moonbed.cli.app import command_line
-    from moonbed.experiments.workers import cores, warm_up
+    from moonbed.experiments.engines import cores, warm_up
     from moonbed.writing import write_page
 
     jobs = cores()
@@ -147,7 +158,7 @@ def write_rows(table: Sequence[Row], out: Path, store: Any) -> list[str]:
         "table.tex": tables.to_latex(table, labels),
     }
     for name, text in files.items():
-        (out / name).write_text(text, encoding="utf-8")
+        write_text(out / name, text)
     drawn = []
     for row in table:
         if row.done:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,22 +53,12 @@ def boards() -> dict[str, str]:
     return {"order": "Order of convergence of every native sampler, and diffusers beside it.", **asked}
 
 
-def stored_runs(store: Path) -> dict[str, str]:
+def stored_runs(store: str) -> dict[str, str]:
     """Id of a finished experiment -> what came of it."""
     from moonbed.experiments.store import Store
 
     text = "{status}, n = {n:,}, {exploded} exploded, training {training}"
     return {folder.path.name: text.format(**record) for folder, record in Store(store).runs()}
-
-
-def varied(named: Mapping[str, Experiment], changes: Sequence[str]) -> Iterator[tuple[str, Experiment]]:
-    """Each experiment under each combination of the changes, with the swept values in its name."""
-    combinations = parse_overrides(changes)
-    swept = [key for key in combinations[0] if len({c[key] for c in combinations}) > 1]
-    for name, experiment in named.items():
-        for combination in combinations:
-            tag = " ".join(f"{key}={combination[key]}" for key in swept)
-            yield f"{name} {tag}".strip(), experiment.replace(**combination)
 
 
 def changed(experiment: Experiment, budget: str | None, changes: Sequence[str]) -> Experiment:
@@ -122,14 +112,12 @@ def at_least(option: str, value: int, low: int) -> None:
         raise SpecError([(option, f"should be at least {low}, given {value}")])
 
 
-def chosen_jobs(jobs: int | None) -> int:
-    """Number of processes: one a core unless said."""
-    from moonbed.experiments.workers import cores
+def beside(store: str, name: str) -> Path:
+    """Where a page goes that no place was named for: in the store, or here where that is a URL."""
+    from moonbed.experiments.places import located, remote
 
-    if jobs is None:
-        return cores()
-    at_least("--jobs", jobs, 1)
-    return jobs
+    root = located(store)
+    return Path(name) if remote(root) else root / name
 
 
 def check_writable(out: Path) -> None:

@@ -33,12 +33,14 @@ def serve(
         moonbed serve my_idea.py
     """
     from moonbed.component import SpecError
+    from moonbed.experiments.places import remote
     from moonbed.experiments.plugins import load_file
     from moonbed.experiments.store import Store
     from moonbed.serve import is_loopback
     from moonbed.serve import serve as answer
 
-    if store.exists() and not store.is_dir():
+    where = Store(store, readonly=True)
+    if not remote(where.root) and where.root.exists() and not where.root.is_dir():
         raise SpecError([("--store", f"{store} is no folder")])
     for file in files:
         load_file(file)
@@ -53,7 +55,7 @@ def serve(
             webbrowser.open(address)
 
     try:
-        answer(Store(store), host, port, begun)
+        answer(where, host, port, begun)
     except KeyboardInterrupt:
         sys.stderr.write("moonbed: ended\n")
     return 0

@@ -43,13 +43,13 @@ def _plain(name: str, store: Store) -> Experiment:
     folders = {folder.path for kind, folder in hits if kind == "Experiment"}
     for kind, folder in hits:
         if kind == "Training":
-            folders |= {path.parent for path in folder.path.glob("*/experiment.json")}
+            folders |= {folder.path / name.split("/")[0] for name in folder.names("*/experiment.json")}
     if len(folders) > 1:
         ids = ", ".join(sorted(path.name for path in folders))
         raise SpecError([("", f"{name!r} could be {len(folders)} experiments: {ids}")])
     if not folders:
         raise SpecError([("", f"no preset, file or run in {store.root} is called {name!r}; {nearest(name, PRESETS)}")])
-    folder = Folder(folders.pop())
+    folder = Folder(folders.pop(), store.readonly)
     try:
         return Experiment.parse(load_spec(folder, Experiment))
     except StoreError as error:

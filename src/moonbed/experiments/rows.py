@@ -8,6 +8,7 @@ from typing import Any
 
 from moonbed import _shown
 from moonbed._shown import Shown
+from moonbed.experiments.engines import HERE, Engine
 from moonbed.experiments.evaluate import Answer, askable_of
 from moonbed.experiments.floors import load_floor
 from moonbed.experiments.presets import CHANGES, PUBLISHED
@@ -21,6 +22,9 @@ from moonbed.targets import Target
 
 DRAWS = 39
 """Exact draws of a floor: enough for a two-sided p of 0.05."""
+
+FEW = 2
+"""Experiments of one training that are named one by one."""
 
 __all__ = ["DRAWS", "Cell", "Row", "Rows", "floor_of", "follow", "rows"]
 
@@ -102,7 +106,7 @@ def follow(
     draws: int,
     store: Store,
     device: str = "auto",
-    jobs: int = 1,
+    engine: Engine = HERE,
 ) -> Iterator[tuple[str, Progress | Result | Failure]]:
     """Yield (what it is about, event) while experiments and their floors are computed; then `rows` reads them.
 
@@ -111,8 +115,16 @@ def follow(
     doubt = any(len(group) == 1 for group in wanted.values())
     seeds = {name: ", seed {}" if len(group) > 1 else "" for name, group in wanted.items()}
     names = {e.id: name + seeds[name].format(e.training.seed) for name, group in wanted.items() for e in group}
-    for group, event in execute([e for g in wanted.values() for e in g], metrics, store, device, jobs, doubt, draws):
-        yield " + ".join(dict.fromkeys(names[e.id] for e in group)) or "floor", event
+    for group, event in execute([e for g in wanted.values() for e in g], metrics, store, device, engine, doubt, draws):
+        yield together([*dict.fromkeys(names[e.id] for e in group)]) or "floor", event
+
+
+def together(names: Sequence[str]) -> str:
+    """What experiments of one training are called: their names, or of many what these have in common and how many."""
+    if len(names) <= FEW:
+        return " + ".join(names)
+    common = [word for word in names[0].split() if all(word in name.split() for name in names)]
+    return " ".join([*common, f"({len(names)} experiments)"])
 
 
 def rows(

@@ -205,8 +205,8 @@ def held(store: Store, experiment: Experiment) -> list[Metric]:
     """The metrics that the store holds of an experiment, in the order of the suites."""
     folder, order = store.experiment(experiment), [m.id for suite in SUITES.values() for m in suite]
     found: dict[str, Metric] = {}
-    for path in sorted((folder.path / "metrics").glob("*.json")):
-        stored = folder.read_json(f"metrics/{path.name}")
+    for name in folder.names("metrics/*.json"):
+        stored = folder.read_json(name)
         try:
             metric = Metric.parse(stored["metric"] if stored else {})
         except SpecError:  # of a plug-in that is not loaded

@@ -15,7 +15,7 @@ from moonbed.diffusion import Denoiser, Schedule
 from moonbed.diffusion.counting import Counted
 from moonbed.experiments.evaluate import exact_of, generate
 from moonbed.experiments.spec import Experiment
-from moonbed.experiments.store import Folder, Store, StoreError, load_spec
+from moonbed.experiments.store import Store, StoreError, load_spec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,9 +67,9 @@ def siblings(store: Store, experiments: Sequence[Experiment]) -> list[list[Exper
     out: dict[str, dict[str, Experiment]] = {}
     asked = {(e.training.id, _beside(e)) for e in experiments}
     for training in dict.fromkeys(e.training.id for e in experiments):
-        for path in sorted((store.root / training).glob("*/record.json")):
+        for name in store.folder(training).names("*/record.json"):
             try:
-                found = Experiment.parse(load_spec(Folder(path.parent), Experiment))
+                found = Experiment.parse(load_spec(store.folder(training, name.split("/")[0]), Experiment))
             except StoreError:  # of a file that is not loaded
                 continue
             if (training, _beside(found)) in asked:

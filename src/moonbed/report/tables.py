@@ -28,6 +28,10 @@ __all__ = ["to_csv", "to_json", "to_latex", "to_markdown", "to_pandas", "to_term
 
 WIDE = 6
 """Metrics that a terminal shows side by side; more of them stand below one another."""
+MANY = 12
+"""Rows that a terminal shows in full; more of them have one line each, with the floors above them all."""
+LEADING = 3
+"""Metrics that such a line has; the others are in CSV, JSON and the page."""
 
 
 def number(value: float | None) -> str:
@@ -116,19 +120,62 @@ def interval_caption(rows: Sequence[Row]) -> str:
 
 
 def to_terminal(rows: Sequence[Row], labels: Sequence[str]) -> Table:
-    """A rich table: a column for each metric where there are few of them, a line for each where there are many."""
+    """A rich table: a column for each metric where there are few of them, a line for each where there are many.
+
+    More than `MANY` rows have a line each.
+    """
     from rich import box
     from rich.markup import escape
     from rich.table import Table
 
-    notes_below = "".join(f"\n[bold]{escape(row.name)}[/]: {escape(row.sentence)}" for row in rows if row.sentence)
-    notes_below += "".join(f"\n[red]{escape(f'{row.name}: {note}')}[/]" for row in rows if (note := notes(row)))
-    table = Table(caption=caption(rows) + notes_below, caption_justify="left", pad_edge=False, box=box.SIMPLE_HEAD)
+    lost = "".join(f"\n[red]{escape(f'{row.name}: {note}')}[/]" for row in rows if (note := notes(row)))
+    if len(rows) > MANY:
+        return _short(rows, labels, caption(rows) + lost)
+    said = "".join(f"\n[bold]{escape(row.name)}[/]: {escape(row.sentence)}" for row in rows if row.sentence)
+    table = Table(caption=caption(rows) + said + lost, caption_justify="left", pad_edge=False, box=box.SIMPLE_HEAD)
     many = len(labels) > WIDE
     for title in ("row", "metric", "measured", "interval", "floor", "p") if many else ("row", "", *labels):
         table.add_column(title, overflow="fold")
     (_add_lines if many else _add_columns)(table, rows, labels)
     return table
+
+
+def _short(rows: Sequence[Row], labels: Sequence[str], below: str) -> Table:
+    """A line a row: value and interval of the leading metrics, below their floors where these are the same for all."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    shown = [label for label in labels if any(row.cells[label].values for row in rows)][:LEADING]
+    if left := len(labels) - len(shown):
+        below += f"\n{left} more metrics, and each row's diagnosis, are in --csv, --json and the page"
+    table = Table(caption=below, caption_justify="left", pad_edge=False, box=box.SIMPLE_HEAD)
+    floors = {label: {floor(row.cells[label]) for row in rows} for label in shown}
+    common = [f"[dim]{next(iter(found))}[/]" if len(found) == 1 else "[dim]several[/]" for found in floors.values()]
+    table.add_column("row", overflow="fold")
+    for label in shown:
+        table.add_column(label)
+    table.add_row("[dim]floor", *common)
+    for name, row in zip(brief([row.name for row in rows]), rows, strict=True):
+        cells = [row.cells[label] for label in shown]
+        texts = [f"[bold]{measured(c)}[/]{' [green]≈[/]' if within_floor(c) else ''}" for c in cells]
+        doubts = [f" [dim]{interval(c)}[/]" if c.values else "" for c in cells]
+        table.add_row(escape(name), *(text + doubt for text, doubt in zip(texts, doubts, strict=True)))
+    return table
+
+
+def brief(names: Sequence[str]) -> list[str]:
+    """Names of a sweep without the words that all share, and with places as short as they can be told apart.
+
+    `ema sampler.steps=8 training.optimizer.lr=0.1` among others of `ema` is `steps=8 lr=0.1`.
+    """
+    shared = set.intersection(*(set(name.split()) for name in names))
+    kept = [[word for word in name.split() if word not in shared] or name.split() for name in names]
+    places = {word.partition("=")[0] for words in kept for word in words if "=" in word}
+    ends = [place.rpartition(".")[2] for place in places]
+    short = {p: p.rpartition(".")[2] if ends.count(p.rpartition(".")[2]) == 1 else p for p in places}
+    out = [" ".join(short.get((w := word.partition("="))[0], w[0]) + w[1] + w[2] for word in words) for words in kept]
+    return out if len(set(out)) == len(set(names)) else list(names)
 
 
 def _add_lines(table: Table, rows: Sequence[Row], labels: Sequence[str]) -> None:

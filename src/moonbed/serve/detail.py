@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from moonbed.component import SpecError
@@ -36,27 +35,27 @@ def detail(index: Index, key: str) -> dict[str, Any] | None:
 
 def _more(store: Store, folder: Folder, run: Mapping[str, Any]) -> dict[str, Any]:
     found, record = folder.read_json("training.json"), folder.record()
-    inner = [Folder(folder.path / e["id"]) for e in run["experiments"]]
+    inner = [folder.inner(e["id"]) for e in run["experiments"]]
     configurations = [e.read_json("experiment.json") or {"spec": {}} for e in inner]
     spec = found["spec"] if found else configurations[0]["spec"]["training"] if configurations else None
     log = losses(folder, record, folder.read_json("checkpoint.json")) if found else []
     experiments = []
     for line, kept, configuration in zip(run["experiments"], inner, configurations, strict=True):
         own = {key: value for key, value in configuration["spec"].items() if key != "training"}
-        experiments.append({**line, "spec": own, "values": _values(store, kept.path, configuration["spec"])})
+        experiments.append({**line, "spec": own, "values": _values(store, kept, configuration["spec"])})
     versions = (record or {}).get("versions", {})
     return {"spec": spec, "log": thinned(log, POINTS), "experiments": experiments, "versions": versions}
 
 
-def _values(store: Store, path: Path, spec: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _values(store: Store, folder: Folder, spec: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The stored values with their doubt: interval over evaluation draws, and the floor where the store has one."""
     try:
         experiment: Experiment | None = Experiment.parse(spec)
     except SpecError:  # of a class that is not known here
         experiment = None
     out = []
-    for file in sorted((path / "metrics").glob("*.json")):
-        stored = Folder(file.parent).read_json(file.name)
+    for file in folder.names("metrics/*.json"):
+        stored = folder.read_json(file)
         if stored is None:
             continue
         label, floor = str(stored["metric"]["type"]), None

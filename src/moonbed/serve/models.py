@@ -99,7 +99,7 @@ class Models:
             experiments = _experiments(folder)
             if not experiments:
                 raise StoreError(f"{folder.path} holds no finished samples")
-            seal = [(e.id, (folder.path / e.id / "metrics").stat().st_mtime_ns) for e in experiments]
+            seal = [(e.id, folder.inner(e.id).names("metrics/*.json")) for e in experiments]
 
             def make() -> str:
                 names = [name_of(e) for e in experiments]
@@ -163,8 +163,8 @@ def _menu(experiment: Experiment, denoiser: Denoiser) -> list[Sampler]:
 def _experiments(folder: Folder) -> list[Experiment]:
     """The finished experiments of a run whose classes are known here."""
     found = []
-    for path in sorted(folder.path.glob("*/record.json")):
-        inner = Folder(path.parent)
+    for name in folder.names("*/record.json"):
+        inner = folder.inner(name.split("/")[0])
         if inner.record():
             found.append(Experiment.parse(load_spec(inner, Experiment)))
     return found
