@@ -205,14 +205,15 @@ def single(store: Path, count: int) -> Iterator[int]:
 def call(store: Path, count: int, jobs: int = 1, at_once: int | None = None) -> Iterator[int]:
     """So many at once in one call, by so many processes."""
     from moonbed.experiments import Store
-    from moonbed.experiments.run import Failure, Result, execute
+    from moonbed.experiments.engines import Failure, Local
+    from moonbed.experiments.run import Result, execute
 
     wanted, told, done = list(experiments(count, store)), {"done": 0, "diverged": 0, "failed": 0}, 0
     metrics = questions()[:4]
     at_once = at_once or count
     for first in range(0, count, at_once):
         part = wanted[first : first + at_once]
-        for group, event in execute(part, metrics, Store(store / "runs"), "cpu", jobs, doubt=False):
+        for group, event in execute(part, metrics, Store(store / "runs"), "cpu", Local(jobs=jobs), doubt=False):
             if isinstance(event, Failure | Result):
                 told[event.status if isinstance(event, Result) else "failed"] += 1
                 done += len(group)
