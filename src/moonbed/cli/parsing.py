@@ -53,14 +53,6 @@ def boards() -> dict[str, str]:
     return {"order": "Order of convergence of every native sampler, and diffusers beside it.", **asked}
 
 
-def stored_runs(store: str) -> dict[str, str]:
-    """Id of a finished experiment -> what came of it."""
-    from moonbed.experiments.store import Store
-
-    text = "{status}, n = {n:,}, {exploded} exploded, training {training}"
-    return {folder.path.name: text.format(**record) for folder, record in Store(store).runs()}
-
-
 def changed(experiment: Experiment, budget: str | None, changes: Sequence[str]) -> Experiment:
     """The experiment under a budget, then with changes that name one value a field."""
     from moonbed.experiments.presets import BUDGETS
@@ -110,6 +102,12 @@ def at_least(option: str, value: int, low: int) -> None:
     """`SpecError` for a number that is too small."""
     if value < low:
         raise SpecError([(option, f"should be at least {low}, given {value}")])
+
+
+def not_negative(option: str, value: float) -> None:
+    """`SpecError` for a number below 0, or none."""
+    if not 0 <= value < float("inf"):
+        raise SpecError([(option, f"should be at least 0, given {value:g}")])
 
 
 def beside(store: str, name: str) -> Path:

@@ -35,7 +35,7 @@ from moonbed.experiments.plugins import files_of
 from moonbed.experiments.rows import DRAWS
 from moonbed.experiments.run import Failure, Progress, Result, execute, fitting
 from moonbed.experiments.spec import Experiment
-from moonbed.experiments.store import Store
+from moonbed.experiments.store import Store, suiting
 from moonbed.metrics import Evaluation, Metric
 from moonbed.metrics.significance import interval, spread
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 else:
     torch = lazy_import("torch")
 
-__all__ = ["PARTS", "Anatomy", "Part", "anatomy", "load_anatomy", "save_anatomy"]
+__all__ = ["PARTS", "Anatomy", "Part", "about_exact", "anatomy", "load_anatomy", "save_anatomy"]
 
 PARTS = ("floor", "sampler", "capacity", "estimation", "total")
 
@@ -151,7 +151,8 @@ def save_anatomy(store: Store, found: Anatomy) -> Path:
 
 def load_anatomy(store: Store, experiment: Experiment) -> Anatomy | None:
     """The error budget that the store holds of an experiment, None where none was taken."""
-    data = store.experiment(experiment).read_json(KEPT)
+    folder = store.experiment(experiment)
+    data = folder.read_json(KEPT)
     if data is None:
         return None
     values = {
@@ -162,7 +163,8 @@ def load_anatomy(store: Store, experiment: Experiment) -> Anatomy | None:
         link: {name: [float(v) for v in column] for name, column in curve.items()}
         for link, curve in data["score_error"].items()
     }
-    parts = {label: _parts(links) for label, links in values.items()}
+    with suiting(f"{folder.path / KEPT}"):
+        parts = {label: _parts(links) for label, links in values.items()}
     return Anatomy(experiment, int(data["repeats"]), int(data["seeds"]), parts, values, curves)
 
 
@@ -231,15 +233,20 @@ def _above(values: Sequence[float], floor: Sequence[float]) -> Part:
     return Part(mean - base, (mean - base - half, mean - base + half))
 
 
-def _exact(spec: dict[str, Any], questions: Sequence[dict[str, Any]], root: str) -> Iterator[Any]:
-    """Values of the metrics for the exact denoiser under the experiment's sampler, kept like null draws."""
-    experiment, folder = Experiment.parse(spec), Store(root).exact()
-    metrics = [Metric.parse(question) for question in questions]
+def about_exact(experiment: Experiment) -> list[Any]:
+    """All that samples of the exact denoiser depend on; their values are kept under its digest, below `exact`."""
     training = experiment.training
     schedule, sampling = experiment.schedule or training.schedule, [experiment.sampler.spec(), experiment.n]
     about = [training.target.spec(), schedule.spec(), *sampling, experiment.label]
     about += [experiment.guidance.spec() if experiment.guidance else None]
-    about += [training.seed, experiment.seed, training.points]
+    return [*about, training.seed, experiment.seed, training.points]
+
+
+def _exact(spec: dict[str, Any], questions: Sequence[dict[str, Any]], root: str) -> Iterator[Any]:
+    """Values of the metrics for the exact denoiser under the experiment's sampler, kept like null draws."""
+    experiment, folder = Experiment.parse(spec), Store(root).exact()
+    metrics = [Metric.parse(question) for question in questions]
+    about = about_exact(experiment)
     name = f"{digest(about)}.json"
     kept = (folder.read_json(name) or {}).get("values", {})
     if missing := [metric for metric in metrics if metric.id not in kept]:

@@ -28,8 +28,10 @@ class FloorPlan:
     """What the store lacks of the null draws of some metrics, as tasks; and what takes in their events."""
 
     def __init__(self, store: Store, target: Target, metrics: Sequence[Metric], n: int, draws: int) -> None:
-        lacking = askable(target, metrics)
-        metrics = [metric for metric in metrics if metric.id not in lacking and metric.null is None]
+        metrics = [metric for metric in metrics if metric.null is None]
+        short = [metric for metric in metrics if len(load_floor(store, target, metric, n)) < draws]
+        lacking = askable(target, short)
+        metrics = [metric for metric in short if metric.id not in lacking]
         self._store, self._target, self._metrics, self._n = store, target, metrics, n
         self._held = {metric.id: load_floor(store, target, metric, n) for metric in metrics}
         missing = [(k, [m for m in metrics if len(self._held[m.id]) <= k]) for k in range(draws)]
@@ -58,9 +60,11 @@ class FloorPlan:
         before = len(values)
         while (metric.id, len(values)) in self._fresh:
             values.append(self._fresh[metric.id, len(values)])
-        # Another process may have drawn meanwhile
-        if len(values) > before and len(values) > len(load_floor(self._store, self._target, metric, self._n)):
-            save_floor(self._store, self._target, metric, self._n, values)
+        if len(values) == before:
+            return
+        with self._store.lock("floors"):  # another process may have drawn meanwhile
+            if len(values) > len(load_floor(self._store, self._target, metric, self._n)):
+                save_floor(self._store, self._target, metric, self._n, values)
 
 
 def draw_floors(

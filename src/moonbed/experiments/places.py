@@ -10,8 +10,10 @@ fsspec keeps listings for a while; they are thrown away before each look, since 
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+import stat
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -20,7 +22,7 @@ from urllib.parse import unquote, urlsplit
 
 from moonbed.component import SpecError
 
-__all__ = ["Found", "create", "find", "located", "put", "read", "remote", "remove"]
+__all__ = ["Found", "beginning", "create", "find", "located", "put", "read", "remote", "remove"]
 
 _OBJECTS = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "r2", "memory"})
 """Protocols of stores without folders."""
@@ -62,6 +64,8 @@ def remote(path: Path) -> bool:
 def read(path: Path) -> bytes:
     """The bytes of a file. Raises OSError."""
     if not remote(path):
+        if not stat.S_ISREG(mode := path.stat().st_mode) and not stat.S_ISDIR(mode):
+            raise OSError(errno.EINVAL, "is a device or a pipe")
         return path.read_bytes()
     with _Errors(path) as fs:
         return bytes(fs.cat_file(path.path))  # type: ignore[attr-defined]
@@ -149,6 +153,20 @@ def find(path: Path, *patterns: str) -> dict[str, Found]:
     wanted = [pattern.split("/") for pattern in patterns]
     names = {key[len(base) + 1 :]: info for key, info in listed.items() if key.startswith(f"{base}/")}
     return {name: _info(names[name]) for name in sorted(names) if _matches(name.split("/"), wanted)}
+
+
+def beginning(root: Path, prefix: str) -> list[tuple[str, ...]]:
+    """The names in a folder, and those in its folders as (folder, name), that begin so; the former first."""
+    first, second = [], []
+    with suppress(OSError), os.scandir(root) as entries:
+        for entry in entries:
+            if entry.name.startswith(prefix):
+                first.append((entry.name,))
+            with suppress(OSError):
+                if entry.is_dir() and entry.name[:1] != ".":
+                    with os.scandir(entry.path) as inner:
+                        second += [(entry.name, e.name) for e in inner if e.name.startswith(prefix)]
+    return [*sorted(first), *sorted(second)]
 
 
 def _matches(parts: list[str], wanted: list[list[str]]) -> bool:

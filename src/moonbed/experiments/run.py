@@ -20,6 +20,7 @@ from moonbed.experiments.averaging import PowerEMA, post_hoc
 from moonbed.experiments.engines import HERE, Engine, Failure, Progress, Task, engine_of
 from moonbed.experiments.evaluate import (
     Answer,
+    answer_name,
     askable_of,
     denoiser_of,
     evaluate,
@@ -27,13 +28,14 @@ from moonbed.experiments.evaluate import (
     exploded,
     generate,
     network_of,
+    read_answer,
     reference,
 )
 from moonbed.experiments.floors import FloorPlan
 from moonbed.experiments.places import remote
 from moonbed.experiments.plugins import files_of
 from moonbed.experiments.spec import Experiment, Training, grouped
-from moonbed.experiments.store import Folder, Store, StoreError, save_spec, verify_done
+from moonbed.experiments.store import Folder, Store, StoreError, save_spec, suiting, verify_done
 from moonbed.experiments.together import advance, pays, shape
 from moonbed.experiments.train import Diverged, State
 from moonbed.metrics import Metric
@@ -49,6 +51,7 @@ else:
 
 __all__ = ["Failure", "Progress", "Result", "choose_device", "execute", "run"]
 
+DEVICES = ("auto", "cpu", "cuda", "mps")
 FAR = 0.2
 """Relative distance of a profile that is not reconstructed any more."""
 CHECKPOINT_SECONDS = 1.0
@@ -91,8 +94,8 @@ class Result:
 def choose_device(name: str = "auto") -> str:
     """The torch device for `auto`, `cpu`, `cuda` or `mps`. Raises `SpecError` for other names and missing devices."""
     found = ["cpu"]
-    if name not in ("cpu", "auto", "cuda", "mps"):
-        raise SpecError([("device", f"no device is called {name!r}; {nearest(name, ['auto', 'cpu', 'cuda', 'mps'])}")])
+    if name not in DEVICES:
+        raise SpecError([("device", f"no device is called {name!r}; {nearest(name, DEVICES)}")])
     if name != "cpu":
         found += ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
     if name == "auto":
@@ -161,6 +164,14 @@ def execute(
     that cannot be asked of a target are left out.
     """
     engine = fitting(engine, store)
+    plans = [
+        FloorPlan(store, target, metrics, n, draws) for target, n in dict.fromkeys((e.law, e.n) for e in experiments)
+    ]
+    if device in DEVICES and not any(plan.missing for plan in plans):
+        held = _held(experiments, metrics, store, doubt)
+        if held is not None:  # nothing is started, and torch is not even imported
+            yield from (([result.experiment], result) for result in held)
+            return
     device = device_on(engine, device)
     engine.warm_up()
     for sampler, schedule in dict.fromkeys((e.sampler, e.schedule or e.training.schedule) for e in experiments):
@@ -172,9 +183,6 @@ def execute(
         groups.sort(key=lambda group: -group[0].training.parameters() * group[0].training.steps)
     bundles = _bundles(groups, device, workers)
     questions, files = [metric.spec() for metric in metrics], files_of([*experiments, *metrics])
-    plans = [
-        FloorPlan(store, target, metrics, n, draws) for target, n in dict.fromkeys((e.law, e.n) for e in experiments)
-    ]
     drawing = [(plan, task) for plan in plans for task in plan.tasks(workers)]
     ahead = engine.spare(len(bundles) + (len(drawing) if workers > 1 else 0))
     root = store.address if engine.distant else str(store.root)
@@ -198,6 +206,31 @@ def execute(
         else:
             k, event = event
             yield groups[bundles[index][k]], event
+
+
+def _held(
+    experiments: Sequence[Experiment], metrics: Sequence[Metric], store: Store, doubt: bool
+) -> list[Result] | None:
+    """The results of experiments of which the store holds all that is asked, undamaged; None where it does not."""
+    out = []
+    try:
+        for experiment in experiments:
+            found, folder, answers = outcome(store, experiment), store.experiment(experiment), {}
+            for training in experiment.needs:
+                store.training(training).verify()
+            if found.status == "missing":
+                return None
+            for metric in metrics if found.status == "done" else ():
+                stored = folder.read_json(answer_name(metric))
+                if stored is None or (doubt and "interval" not in stored):
+                    return None
+                answers[metric.id] = read_answer(stored)
+            if found.status == "done":
+                folder.verify()
+            out.append(replace(found, answers=answers))
+    except StoreError:  # said by whoever computes it
+        return None
+    return out
 
 
 def fitting(engine: Engine, store: Store) -> Engine:
@@ -244,7 +277,9 @@ def _prepared(
         mine = {t: group for group in bundle for e in group for t in (*_first(e), *[e.training] * (not e.exact))}
         for training, group in mine.items():
             needed.setdefault(training, []).append(group)
-    shared = {t: groups[0] for t, groups in needed.items() if len(groups) > 1}
+    where = Store(root)
+    several = {t: groups[0] for t, groups in needed.items() if len(groups) > 1}
+    shared = {t: group for t, group in several.items() if where.training(t).record() is None}
     for depth in sorted({len(_teachers(t)) for t in shared}):
         level = [t for t in shared if len(_teachers(t)) == depth]
         tasks = [Task(_prepare, (t.spec(), root, device, ahead), files_of([t]), root) for t in level]
@@ -302,23 +337,24 @@ def _first(experiment: Experiment) -> list[Training]:
 
 def trained(store: Store, training: Training, sigma_rel: float | None = None) -> dict[str, Tensor] | None:
     """The weights to sample with, of an average that is reconstructed if `sigma_rel` says so; None if it diverged."""
-    from safetensors.torch import load
-
     folder = store.training(training)
     record = folder.record()
     if record is None or record["status"] != "done":
         return None
-    weights = load(folder.file("weights.safetensors"))
+    weights = folder.tensors("weights.safetensors")
     if sigma_rel is None or not isinstance(training.averaging, PowerEMA):
         return weights
-    snapshots = {int(step): rows for step, rows in load(folder.file("snapshots.safetensors")).items()}
-    average, distance = post_hoc(snapshots, training.averaging.sigma_rels, sigma_rel)
+    rows = folder.tensors("snapshots.safetensors")
+    snapshots = {int(step): rows[step] for step in rows if step.isdecimal()}
+    with suiting(f"{folder.path / 'snapshots.safetensors'}"):
+        average, distance = post_hoc(snapshots, training.averaging.sigma_rels, sigma_rel)
     if distance > FAR:
         raise StoreError(
             f"sigma_rel {sigma_rel:g}: no combination of the {len(snapshots)} snapshots comes nearer to its profile "
             f"than {distance:.0%}; take a width nearer to {training.averaging.sigma_rels}, or more snapshots"
         )
-    return weights | State(training).named(average)
+    with suiting(f"{folder.path / 'snapshots.safetensors'}"):
+        return weights | State(training).named(average)
 
 
 def denoiser_in(store: Store, experiment: Experiment, device: str) -> Denoiser | None:
@@ -362,7 +398,7 @@ def _train(store: Store, trainings: Sequence[Training], device: str, ahead: bool
                     yield same[j][0], sessions[j].block()
                 else:
                     sessions[j].finish(error)
-        except (KeyboardInterrupt, GeneratorExit):
+        except (KeyboardInterrupt, GeneratorExit, SystemExit):
             for session in sessions:
                 session.keep()
             raise
@@ -507,11 +543,13 @@ def outcome(store: Store, experiment: Experiment) -> Result:
     for training, record in zip(experiment.needs, records, strict=True):
         if record is not None and record["status"] != "done":
             whose = "" if training == experiment.training else f"its guide {training.id}: "
-            return replace(found, status="diverged", message=whose + record["message"])
+            return replace(found, status="diverged", message=whose + record.get("message", "diverged"))
     sampled = folder.record()
     if sampled is None or None in records:
         return found
-    return replace(found, status="done", exploded=sampled["exploded"], sampling_seconds=sampled["seconds"])
+    return replace(
+        found, status="done", exploded=sampled.get("exploded", 0), sampling_seconds=sampled.get("seconds", 0.0)
+    )
 
 
 def _versions() -> dict[str, str]:
