@@ -10,6 +10,8 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 TOOLS = {"bench", "dev", "fuzz"}
 """Extras for work on this repository: pinned, and not held to be right in other versions."""
+FORCED = {"typing-extensions"}
+"""What requirements of ours ask for in a newer release than we do."""
 
 
 def normal(name: str) -> str:
@@ -43,7 +45,8 @@ def numbers(version: str) -> tuple[int, ...]:
 
 @pytest.mark.parametrize("package", bounds())
 def test_the_lowest_release_that_is_tested_is_the_bound(package):
-    assert numbers(pins("constraints-lowest.txt")[package]) == numbers(bounds()[package]), "make lowest"
+    tested, bound = numbers(pins("constraints-lowest.txt")[package]), numbers(bounds()[package])
+    assert tested > bound if package in FORCED else tested == bound, "make lowest"
 
 
 @pytest.mark.parametrize("package", bounds())
