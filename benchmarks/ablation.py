@@ -18,6 +18,7 @@ from common import table, write
 
 from moonbed.experiments import Experiment
 from moonbed.experiments.compare import Comparison, compare
+from moonbed.experiments.engines import Local
 from moonbed.experiments.presets import FAST, ROWS
 from moonbed.experiments.run import Failure
 from moonbed.metrics.density import NLL, OffSupport
@@ -51,7 +52,9 @@ def variants() -> dict[str, Experiment]:
 def judged(name: str, experiment: Experiment, seeds: int, store: str, jobs: int) -> Comparison:
     """The comparison of `fast` with a variant."""
     found = None
-    for about, event in compare(("fast", FAST), (name, experiment), METRICS, seeds=seeds, store=store, jobs=jobs):
+    for about, event in compare(
+        ("fast", FAST), (name, experiment), METRICS, seeds=seeds, store=store, engine=Local(jobs=jobs)
+    ):
         if isinstance(event, Failure):
             sys.exit(f"{about}: {event.trace or event.message}")
         if isinstance(event, Comparison):

@@ -193,6 +193,7 @@ def moonbed_values(n: int) -> Iterator[float]:
 
 def moonbed_floors(n: int, draws: int, most: float, jobs: int) -> Iterator[dict[str, float]]:
     """Seconds of a floor of `draws` draws; where one draw says that it takes more than `most`, of that one."""
+    from moonbed.experiments.engines import Local
     from moonbed.experiments.floors import draw_floors
     from moonbed.experiments.store import Store
     from moonbed.targets.published import PublishedMoons
@@ -204,7 +205,7 @@ def moonbed_floors(n: int, draws: int, most: float, jobs: int) -> Iterator[dict[
         list(draw_floors(target, metrics, n, 1, store))
         drawn, seconds = 1, time.perf_counter() - started
         if draws > 1 and draws * seconds <= most:
-            list(draw_floors(target, metrics, n, draws, store, jobs))
+            list(draw_floors(target, metrics, n, draws, store, Local(jobs=jobs)))
             drawn, seconds = draws, time.perf_counter() - started
         yield {"drawn": drawn, "seconds": seconds * draws / drawn}
 

@@ -14,7 +14,7 @@ from moonbed.component import discover
 SRC = Path(moonbed.__file__).parent
 GROUND = {"component", "rng", "points", "_lazy", "_shown"}
 PILLARS = {"targets", "networks", "diffusion", "metrics"}
-TRAINING = {"experiments.train", "experiments.run", "experiments.workers"}
+TRAINING = {"experiments.train", "experiments.run", "experiments.engines"}
 
 ALLOWED = {
     "component": {"_lazy", "_shown"},

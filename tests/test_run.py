@@ -17,6 +17,7 @@ from moonbed.calls import measure
 from moonbed.component import SpecError
 from moonbed.diffusion.samplers import DDIM, Heun
 from moonbed.experiments import Experiment, Store, StoreError, run
+from moonbed.experiments.engines import Failure, Local, Task, base
 from moonbed.experiments.evaluate import exploded, reference
 from moonbed.experiments.floors import draw_floors, floor_name, load_floor, null_draw, save_floor
 from moonbed.experiments.optimizers import AdamW
@@ -24,7 +25,6 @@ from moonbed.experiments.plugins import experiments_in
 from moonbed.experiments.rows import follow, rows
 from moonbed.experiments.run import Progress, Result, choose_device, execute, suite
 from moonbed.experiments.store import Folder
-from moonbed.experiments.workers import Failure, Task, run_tasks
 from moonbed.metrics import Evaluation, Metric
 from moonbed.metrics.two_sample import MMD, Energy, SlicedW1
 from moonbed.rng import Rng
@@ -348,7 +348,7 @@ def _raises(k):
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_task_that_raises_is_a_failure_and_the_others_go_on(jobs):
     tasks = [Task(_raises, (k,)) for k in range(4)] + [Task(_fine, (7,))]
-    events = list(run_tasks(tasks, jobs))
+    events = list(Local(jobs=jobs).run(tasks))
     failures = {k: e for k, e in events if isinstance(e, Failure)}
     assert sorted(failures) == [0, 1, 2, 3]
     assert [failures[k].message for k in range(4)] == ["n: bad", "full", "'mine'", "TypeError"]
@@ -373,7 +373,7 @@ def _always_dies():
 
 def test_a_task_whose_process_dies_is_started_again_and_given_up_after_three(tmp_path):
     tasks = [Task(_dies, (str(tmp_path / "count"),)), Task(_always_dies, ()), Task(_fine, (1,))]
-    events = list(run_tasks(tasks, 2))
+    events = list(Local(jobs=2).run(tasks))
     assert [e for k, e in events if k == 0] == ["done"]
     assert [e for k, e in events if k == 2] == [1, 2]
     last = [e for k, e in events if k == 1][-1]
@@ -439,7 +439,7 @@ def test_a_plug_in_runs_in_other_processes(tmp_path, plugin):
     values = []
     for jobs in (1, 2):
         store = Store(tmp_path / str(jobs))
-        events = [e for _, e in follow(wanted, metrics, 2, store, "cpu", jobs)]
+        events = [e for _, e in follow(wanted, metrics, 2, store, "cpu", Local(jobs=jobs))]
         assert not [e for e in events if isinstance(e, Failure)]
         values.append({r.experiment.id: r.values for r in events if isinstance(r, Result)})
         assert len(values[-1]) == 4
@@ -479,7 +479,7 @@ def test_floors_are_kept_and_extended(tmp_path, monkeypatch):
 
 def test_floors_do_not_depend_on_jobs(tmp_path):
     for jobs in (1, 2):
-        list(draw_floors(TwoMoons(), (*METRICS, Energy()), 40, 4, Store(tmp_path / str(jobs)), jobs))
+        list(draw_floors(TwoMoons(), (*METRICS, Energy()), 40, 4, Store(tmp_path / str(jobs)), Local(jobs=jobs)))
     assert files(tmp_path / "1", (".json",)) == files(tmp_path / "2", (".json",))
     assert len(files(tmp_path / "1", (".json",))) == 2
 
@@ -609,10 +609,10 @@ def test_metrics_that_ask_the_model_have_a_floor_without_draws(tmp_path):
 def test_a_second_thread_only_where_a_core_is_free(cores, jobs, seeds, draws, ahead, tmp_path, monkeypatch):
     """Processes at once, times their threads, never exceed the cores."""
     tasks = []
-    monkeypatch.setattr(RUN, "cores", lambda: cores)
-    monkeypatch.setattr(RUN, "run_tasks", lambda found, jobs: iter(tasks.extend(found) or ()))
+    monkeypatch.setattr(base, "cores", lambda: cores)
+    monkeypatch.setattr(Local, "run", lambda self, found: iter(tasks.extend(found) or ()))
     experiments = [SMALL.replace(**{"training.seed": s}) for s in range(seeds)]
-    list(execute(experiments, METRICS, Store(tmp_path), "cpu", jobs, draws=draws))
+    list(execute(experiments, METRICS, Store(tmp_path), "cpu", Local(jobs=jobs), draws=draws))
     training = [task.args[-1] for task in tasks if task.function.__name__ == "_complete"]
     assert training == [ahead] * seeds
     assert min(jobs, len(tasks)) * (1 + ahead) <= cores

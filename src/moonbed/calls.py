@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from moonbed.experiments import anatomy as budgets
 from moonbed.experiments import compare as comparisons
+from moonbed.experiments.engines import Engine, engine_of
 from moonbed.experiments.named import find_experiment
 from moonbed.experiments.presets import PRESETS
 from moonbed.experiments.rows import DRAWS, Row, Rows, follow, rows
@@ -36,7 +37,8 @@ def measure(
     draws: int = DRAWS,
     store: Store | str | Path = "runs",
     device: str = "auto",
-    jobs: int = 1,
+    jobs: int | None = None,
+    engine: Engine | str | None = None,
     quiet: bool = False,
 ) -> Rows:
     """Run experiments by name (several of one name are its seeds) and return a row for each, with floors.
@@ -46,7 +48,10 @@ def measure(
     """
     wanted = {name: [e] if isinstance(e, Experiment) else list(e) for name, e in experiments.items()}
     chosen, where = suite(metrics), Store.at(store)
-    found = {r.experiment.id: r for r in gather(_shown(follow(wanted, chosen, draws, where, device, jobs), quiet))}
+    found = {
+        r.experiment.id: r
+        for r in gather(_shown(follow(wanted, chosen, draws, where, device, engine_of(engine, jobs)), quiet))
+    }
     return rows({name: [found[e.id] for e in group] for name, group in wanted.items()}, chosen, where, changes={})
 
 
@@ -63,7 +68,8 @@ def compare(
     draws: int = DRAWS,
     store: Store | str | Path = "runs",
     device: str = "auto",
-    jobs: int = 1,
+    jobs: int | None = None,
+    engine: Engine | str | None = None,
     quiet: bool = False,
 ) -> comparisons.Comparison:
     """Is b better than a? Both run with the same seeds; see `moonbed.experiments.compare` for what the verdict means.
@@ -76,7 +82,7 @@ def compare(
     arms = [_arm(arm, where, name) for arm, name in zip((a, b), names or (None, None), strict=True)]
     one, other = ((name or letter, e) for letter, (name, e) in zip("AB", arms, strict=True))
     options: dict[str, Any] = {"seeds": seeds, "until_decided": until_decided, "level": level, "margin": margin}
-    options |= {"draws": draws, "store": where, "device": device, "jobs": jobs}
+    options |= {"draws": draws, "store": where, "device": device, "engine": engine_of(engine, jobs)}
     return _last(comparisons.compare(one, other, suite(metrics), **options), comparisons.Comparison, quiet)
 
 
@@ -89,7 +95,8 @@ def anatomy(
     draws: int = DRAWS,
     store: Store | str | Path = "runs",
     device: str = "auto",
-    jobs: int = 1,
+    jobs: int | None = None,
+    engine: Engine | str | None = None,
     quiet: bool = False,
 ) -> budgets.Anatomy:
     """The error budget of an experiment, or of what words name as on the command line; `moonbed.experiments.anatomy`.
@@ -98,7 +105,13 @@ def anatomy(
     """
     where = Store.at(store)
     _, found = _arm(experiment, where, None)
-    options: dict[str, Any] = {"repeats": repeats, "seeds": seeds, "draws": draws, "device": device, "jobs": jobs}
+    options: dict[str, Any] = {
+        "repeats": repeats,
+        "seeds": seeds,
+        "draws": draws,
+        "device": device,
+        "engine": engine_of(engine, jobs),
+    }
     return _last(budgets.anatomy(found, suite(metrics), store=where, **options), budgets.Anatomy, quiet)
 
 

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from moonbed.experiments.engines import Failure, Local, Task
 from moonbed.experiments.lossfloor import loss_floor
 from moonbed.experiments.plugins import files_of
 from moonbed.experiments.spec import Experiment
 from moonbed.experiments.store import Folder, Store
-from moonbed.experiments.workers import Failure, Task, run_tasks
 from moonbed.live import document
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def _beside(firsts: Sequence[tuple[str, int, Experiment]], store: Store) -> tupl
     specs = [(name, k, experiment.spec()) for name, k, experiment in firsts]
     files = files_of([experiment for *_, experiment in firsts])
     tasks = [Task(work, (specs, str(store.root)), files) for work in (_models, _floors)]
-    found = dict(run_tasks(tasks, len(tasks)))
+    found = dict(Local(jobs=len(tasks)).run(tasks))
     return None if isinstance(found.get(0), Failure) else found.get(0)
 
 

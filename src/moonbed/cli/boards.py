@@ -7,9 +7,19 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from moonbed.cli.app import STORE, CsvOption, DeviceOption, JobsOption, JsonOption, QuietOption, StoreOption, app
+from moonbed.cli.app import (
+    LOCAL,
+    STORE,
+    CsvOption,
+    DeviceOption,
+    EngineOptions,
+    JsonOption,
+    QuietOption,
+    StoreOption,
+    app,
+)
 from moonbed.cli.output import last, print_json, print_table, say, status, write_text
-from moonbed.cli.parsing import at_least, check_writable, chosen_jobs
+from moonbed.cli.parsing import at_least, check_writable
 
 
 @app.command
@@ -21,7 +31,7 @@ def board(
     draws: Annotated[int, Parameter(help="Exact draws for the floor of each metric.")] = 39,
     rows: Annotated[str | None, Parameter(help="Only these rows, with commas between them, and the reference.")] = None,
     markdown: Annotated[Path | None, Parameter(help="Write the tables as Markdown to this file as well.")] = None,
-    jobs: JobsOption = None,
+    engine: EngineOptions = LOCAL,
     device: DeviceOption = "auto",
     store: StoreOption = STORE,
     csv: CsvOption = None,
@@ -52,7 +62,7 @@ def board(
     if rows is not None:
         chosen = chosen.only([row.strip() for row in rows.split(",")])
     found, failures = last(
-        fill(chosen, seeds=seeds, draws=draws, store=str(store), device=device, jobs=chosen_jobs(jobs)), quiet
+        fill(chosen, seeds=seeds, draws=draws, store=str(store), device=device, engine=engine.make()), quiet
     )
     if not isinstance(found, Filled):
         return status([], failures)
@@ -73,7 +83,7 @@ def _order(markdown: Path | None, csv: Path | None, json: bool, quiet: bool) -> 
     """Order of convergence of every native sampler on an exact denoiser, in theory and measured."""
     from moonbed import laws
     from moonbed.diffusion.schedules import VE
-    from moonbed.experiments.workers import Progress
+    from moonbed.experiments.engines import Progress
     from moonbed.report import boards as report
     from moonbed.report.progress import Bars
     from moonbed.report.tables import csv_text

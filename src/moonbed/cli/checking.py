@@ -71,7 +71,7 @@ def _components(what: Sequence[str]) -> list[tuple[str, Component]]:
 def _verdicts(name: str, member: Component, quiet: bool) -> list[Verdict]:
     """Every law of the member, with a bar on standard error, and a line there after what took over a second."""
     from moonbed import laws
-    from moonbed.experiments.workers import Progress
+    from moonbed.experiments.engines import Progress
     from moonbed.report.progress import Bars
 
     held, out, started = laws.laws_of(member), [], time.monotonic()

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from moonbed.cli.app import STORE, CsvOption, DeviceOption, JobsOption, JsonOption, QuietOption, StoreOption, app
+from moonbed.cli.app import (
+    LOCAL,
+    STORE,
+    CsvOption,
+    DeviceOption,
+    EngineOptions,
+    JsonOption,
+    QuietOption,
+    StoreOption,
+    app,
+)
 from moonbed.cli.output import (
     escape,
     follow_runs,
@@ -30,7 +40,6 @@ from moonbed.cli.parsing import (
     beside,
     boards,
     check_writable,
-    chosen_jobs,
     chosen_metrics,
     one_of,
     page_path,
@@ -64,7 +73,7 @@ def run(
     skip_invalid: Annotated[
         bool, Parameter(negative="", help="Leave out combinations of a sweep that cannot be, and say which.")
     ] = False,
-    jobs: JobsOption = None,
+    engine: EngineOptions = LOCAL,
     device: DeviceOption = "auto",
     store: StoreOption = STORE,
     csv: CsvOption = None,
@@ -112,13 +121,13 @@ def run(
         named = {name: published(experiment) for name, experiment in named.items()}
     questions = tuple({metric.id: metric for metric in (*chosen_metrics(metrics or protocol), *own)}.values())
     at_least("--draws", draws, 1)
-    where, jobs = Store(store), chosen_jobs(jobs)
+    where, place = Store(store), engine.make()
 
     if csv:
         check_writable(csv.parent)
     page = page_path(report, beside(store, "report.html"))
     wanted = {name: [experiment] for name, experiment in named.items()}
-    results, failures = follow_runs(follow(wanted, questions, draws, where, device, jobs), quiet)
+    results, failures = follow_runs(follow(wanted, questions, draws, where, device, place), quiet)
     found = {name: [results[e.id]] for name, e in named.items() if e.id in results}
     table = rows(found, questions, where, changes={}) if found else []
     if csv and table:
@@ -147,7 +156,7 @@ def reproduce(
     report: Annotated[
         str | None, Parameter(help="The page to write, one HTML file, or none; report.html in --out unless said.")
     ] = None,
-    jobs: JobsOption = None,
+    engine: EngineOptions = LOCAL,
     device: DeviceOption = "auto",
     store: StoreOption = STORE,
     json: JsonOption = False,
@@ -176,7 +185,7 @@ def reproduce(
     where, metrics = Store(store), SUITES["published"]
     check_writable(out)
     page = page_path(report, out / "report.html")
-    results, failures = follow_runs(job.follow(wanted, metrics, draws, where, device, chosen_jobs(jobs)), quiet)
+    results, failures = follow_runs(job.follow(wanted, metrics, draws, where, device, engine.make()), quiet)
     found = {name: [results[e.id] for e in group if e.id in results] for name, group in wanted.items()}
     table = job.rows({name: group for name, group in found.items() if group}, metrics, where)
     print_rows(table, json)

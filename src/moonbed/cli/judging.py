@@ -8,7 +8,17 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from moonbed.cli.app import STORE, CsvOption, DeviceOption, JobsOption, JsonOption, QuietOption, StoreOption, app
+from moonbed.cli.app import (
+    LOCAL,
+    STORE,
+    CsvOption,
+    DeviceOption,
+    EngineOptions,
+    JsonOption,
+    QuietOption,
+    StoreOption,
+    app,
+)
 from moonbed.cli.output import (
     last,
     print_found,
@@ -23,7 +33,6 @@ from moonbed.cli.parsing import (
     beside,
     changed,
     check_writable,
-    chosen_jobs,
     chosen_metrics,
     page_path,
     read_table,
@@ -53,7 +62,7 @@ def evaluate(
         str, Parameter(help="Suites or metrics, by name or as JSON, with commas between them.")
     ] = "default",
     draws: Annotated[int, Parameter(help="Exact draws for the floor of each metric.")] = 39,
-    jobs: JobsOption = None,
+    engine: EngineOptions = LOCAL,
     store: StoreOption = STORE,
     csv: CsvOption = None,
     json: JsonOption = False,
@@ -87,7 +96,7 @@ def evaluate(
         check_writable(csv.parent)
     points = read_table(file, key)[:n]
     trained = None if train is None else read_table(train)
-    options: dict[str, Any] = {"coordinates": coordinates, "train": trained, "draws": draws, "jobs": chosen_jobs(jobs)}
+    options: dict[str, Any] = {"coordinates": coordinates, "train": trained, "draws": draws, "engine": engine.make()}
     events = judge(points, law, questions, store=store, **options)
     found, failures = last(((file.name, event) for event in events), quiet)
     if isinstance(found, Judgement):
@@ -124,7 +133,7 @@ def compare(
         str, Parameter(help="Suites or metrics, by name or as JSON, with commas between them.")
     ] = "default",
     draws: Annotated[int, Parameter(help="Exact draws for the floor of each metric.")] = 39,
-    jobs: JobsOption = None,
+    engine: EngineOptions = LOCAL,
     device: DeviceOption = "auto",
     store: StoreOption = STORE,
     csv: CsvOption = None,
@@ -162,7 +171,7 @@ def compare(
     arms = [(text, changed(experiment, budget, changes)) for text, experiment in arms]
     count = seeds if seeds is not None else 28 if until_decided else 5
     options: dict[str, Any] = {"seeds": count, "until_decided": until_decided, "level": level, "margin": margin}
-    options |= {"draws": draws, "store": where, "device": device, "jobs": chosen_jobs(jobs)}
+    options |= {"draws": draws, "store": where, "device": device, "engine": engine.make()}
     found, failures = last(job.compare(arms[0], arms[1], questions, **options), quiet)
     if isinstance(found, job.Comparison):
         if csv:
@@ -189,7 +198,7 @@ def anatomy(
     ] = "anatomy",
     draws: Annotated[int, Parameter(help="Exact draws for the floor of each metric.")] = 39,
     out: Annotated[Path, Parameter(help="Folder for table and picture.")] = Path("anatomy"),
-    jobs: JobsOption = None,
+    engine: EngineOptions = LOCAL,
     device: DeviceOption = "auto",
     store: StoreOption = STORE,
     json: JsonOption = False,
@@ -217,7 +226,7 @@ def anatomy(
     experiment = changed(find_experiment(what, where)[1], budget, changes)
     check_writable(out)
     options: dict[str, Any] = {"repeats": repeats, "seeds": seeds, "draws": draws}
-    options |= {"store": where, "device": device, "jobs": chosen_jobs(jobs)}
+    options |= {"store": where, "device": device, "engine": engine.make()}
     found, failures = last(job.anatomy(experiment, questions, **options), quiet)
     if isinstance(found, job.Anatomy):
         print_found(found, anatomy_table, anatomy_json, json)

@@ -130,7 +130,7 @@ def written(path: Path, table: Sequence[Row], store: Any, quiet: bool, **about: 
     from rich.console import Console
 
     from moonbed.cli.app import command_line
-    from moonbed.experiments.workers import cores, warm_up
+    from moonbed.experiments.engines import cores, warm_up
     from moonbed.writing import write_page
 
     jobs = cores()

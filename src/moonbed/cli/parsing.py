@@ -112,16 +112,6 @@ def at_least(option: str, value: int, low: int) -> None:
         raise SpecError([(option, f"should be at least {low}, given {value}")])
 
 
-def chosen_jobs(jobs: int | None) -> int:
-    """Number of processes: one a core unless said."""
-    from moonbed.experiments.workers import cores
-
-    if jobs is None:
-        return cores()
-    at_least("--jobs", jobs, 1)
-    return jobs
-
-
 def beside(store: str, name: str) -> Path:
     """Where a page goes that no place was named for: in the store, or here where that is a URL."""
     from moonbed.experiments.places import located, remote

@@ -49,9 +49,9 @@ def report(
         moonbed report fast residual --out page.html --open
         moonbed report 5bf198d9 my_idea.py:mine --json
     """
+    from moonbed.experiments.engines import cores, warm_up
     from moonbed.experiments.store import Store
     from moonbed.experiments.stored import groups_of, stored_rows
-    from moonbed.experiments.workers import cores, warm_up
     from moonbed.report import tables
 
     where, path = Store(store), check_page(out)

@@ -28,14 +28,14 @@ from moonbed._shown import Shown
 from moonbed.component import SpecError, digest
 from moonbed.diffusion.objectives import Denoising
 from moonbed.diffusion.regressions import ExactMean
+from moonbed.experiments.engines import HERE, Engine, Task
 from moonbed.experiments.evaluate import answer, askable, exact_of, generate, model_of, reference, trained_on
 from moonbed.experiments.floors import draw_floors, load_floor
 from moonbed.experiments.plugins import files_of
 from moonbed.experiments.rows import DRAWS
-from moonbed.experiments.run import Failure, Progress, Result, execute
+from moonbed.experiments.run import Failure, Progress, Result, execute, fitting
 from moonbed.experiments.spec import Experiment
 from moonbed.experiments.store import Store
-from moonbed.experiments.workers import Task, run_tasks
 from moonbed.metrics import Evaluation, Metric
 from moonbed.metrics.significance import interval, spread
 
@@ -84,7 +84,7 @@ def anatomy(
     draws: int = DRAWS,
     store: Store | str = "runs",
     device: str = "auto",
-    jobs: int = 1,
+    engine: Engine = HERE,
 ) -> Iterator[tuple[str, Progress | Failure | Anatomy]]:
     """Yield (what it is about, event) while the links are computed, then the `Anatomy`.
 
@@ -111,11 +111,11 @@ def anatomy(
         for k in range(seeds if seeds > 1 else repeats)
     ]
     capable = [e.replace(**{"training.objective.regression": ExactMean()}) for e in learned]
-    results = yield from _trained(learned, capable, asked, where, device, jobs)
-    exact = (yield from _exactly(learned, asked, where, jobs)) if results else None
+    results = yield from _trained(learned, capable, asked, where, device, engine)
+    exact = (yield from _exactly(learned, asked, where, engine)) if results else None
     if results is None or exact is None:
         return
-    for event in draw_floors(target, asked, experiment.n, draws, where, jobs):
+    for event in draw_floors(target, asked, experiment.n, draws, where, engine):
         yield "floor", event
     values = {
         m.label: {
@@ -172,11 +172,11 @@ def _trained(
     metrics: Sequence[Metric],
     store: Store,
     device: str,
-    jobs: int,
+    engine: Engine,
 ) -> Generator[Event, None, dict[str, Result] | None]:
     """Run what has a network; results by the id of the experiment, None after a failure, which was yielded."""
     results: dict[str, Result] = {}
-    for group, event in execute([*learned, *capable], metrics, store, device, jobs, doubt=False):
+    for group, event in execute([*learned, *capable], metrics, store, device, engine, doubt=False):
         about = "capacity" if group[0] in capable else "model"
         if not isinstance(event, Result):
             yield about, event
@@ -188,14 +188,14 @@ def _trained(
 
 
 def _exactly(
-    experiments: Sequence[Experiment], metrics: Sequence[Metric], store: Store, jobs: int
+    experiments: Sequence[Experiment], metrics: Sequence[Metric], store: Store, engine: Engine
 ) -> Generator[Event, None, list[Mapping[str, float]] | None]:
     """Values of the exact denoiser in the place of each network; None after a failure, which was yielded."""
     files = files_of([*experiments, *metrics])
     questions = [metric.spec() for metric in metrics]
-    tasks = [Task(_exact, (e.spec(), questions, str(store.root)), files) for e in experiments]
+    tasks = [Task(_exact, (e.spec(), questions, store.address), files, store.address) for e in experiments]
     found: dict[int, Mapping[str, float]] = {}
-    for index, event in run_tasks(tasks, store.processes(jobs)):
+    for index, event in fitting(engine, store).run(tasks):
         if isinstance(event, Progress | Failure):
             yield f"exact denoiser, repeat {index + 1}", event
         else:

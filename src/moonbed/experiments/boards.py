@@ -21,6 +21,7 @@ from moonbed.diffusion.predictions import Velocity
 from moonbed.diffusion.samplers import Euler, Spacing, UniformTime
 from moonbed.diffusion.schedules import VE, Linear, Trigonometric, VPLinear
 from moonbed.experiments.compare import Verdict, paired_badness
+from moonbed.experiments.engines import HERE, Engine
 from moonbed.experiments.optimizers import AdamW, WarmupCosine
 from moonbed.experiments.presets import FAST
 from moonbed.experiments.rows import DRAWS, Row, follow, rows
@@ -98,7 +99,7 @@ def fill(
     draws: int = DRAWS,
     store: Store | str = "runs",
     device: str = "auto",
-    jobs: int = 1,
+    engine: Engine = HERE,
 ) -> Iterator[tuple[str, Progress | Failure | Filled]]:
     """Yield (what it is about, event) while the cells are computed, then the `Filled` board."""
     count, where = board.seeds if seeds is None else seeds, Store.at(store)
@@ -107,7 +108,7 @@ def fill(
     names = {" · ".join(place): place for place in board.cells}
     wanted = {name: [board.cells[place].shifted(k) for k in range(count)] for name, place in names.items()}
     results: dict[str, Result] = {}
-    for about, event in follow(wanted, board.metrics, draws, where, device, jobs):
+    for about, event in follow(wanted, board.metrics, draws, where, device, engine):
         if isinstance(event, Result):
             results[event.experiment.id] = event
         else:

@@ -25,6 +25,7 @@ from typing import Literal
 
 from moonbed._shown import Shown
 from moonbed.component import SpecError
+from moonbed.experiments.engines import HERE, Engine
 from moonbed.experiments.rows import DRAWS, Row, follow, rows
 from moonbed.experiments.run import Failure, Progress, Result
 from moonbed.experiments.spec import Experiment
@@ -129,7 +130,7 @@ def compare(
     draws: int = DRAWS,
     store: Store | str = "runs",
     device: str = "auto",
-    jobs: int = 1,
+    engine: Engine = HERE,
 ) -> Iterator[tuple[str, Progress | Failure | Comparison]]:
     """Yield (what it is about, event) while both arms run, and a `Comparison` after each look; the last one counts.
 
@@ -146,7 +147,7 @@ def compare(
     for count in plan:
         arms = {name: [e.shifted(k) for k in range(count)] for name, e in zip(names, (a[1], b[1]), strict=True)}
         results: dict[str, Result] = {}
-        for about, event in follow(arms, metrics, draws, where, device, jobs):
+        for about, event in follow(arms, metrics, draws, where, device, engine):
             if isinstance(event, Result):
                 results[event.experiment.id] = event
             else:

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from moonbed.component import digest
+from moonbed.experiments.engines import HERE, Engine, Failure, Progress, Task
 from moonbed.experiments.evaluate import askable
 from moonbed.experiments.plugins import files_of
 from moonbed.experiments.store import Store
-from moonbed.experiments.workers import Failure, Progress, Task, run_tasks
 from moonbed.metrics import Evaluation, Metric
 from moonbed.rng import Rng
 from moonbed.targets import Target
@@ -36,10 +36,10 @@ class FloorPlan:
         self.missing = [(k, who) for k, who in missing if who]
         self._fresh: dict[tuple[str, int], float] = {}
 
-    def tasks(self, jobs: int) -> list[Task]:
+    def tasks(self, workers: int) -> list[Task]:
         """Several draws a task: what a metric knows of a law is made once a process."""
         files = files_of([self._target, *self._metrics])
-        pieces = 1 if jobs == 1 else 4 * jobs
+        pieces = 1 if workers == 1 else 4 * workers
         size = max(1, -(-len(self.missing) // pieces))
         return [
             Task(_nulls, (self._target.spec(), [(k, [m.spec() for m in who]) for k, who in part], self._n), files)
@@ -64,11 +64,11 @@ class FloorPlan:
 
 
 def draw_floors(
-    target: Target, metrics: Sequence[Metric], n: int, draws: int, store: Store, jobs: int = 1
+    target: Target, metrics: Sequence[Metric], n: int, draws: int, store: Store, engine: Engine = HERE
 ) -> Iterator[Progress | Failure]:
     """Bring the null draws of the metrics up to a number in the store."""
     plan, done = FloorPlan(store, target, metrics, n, draws), 0
-    for _, event in run_tasks(plan.tasks(jobs), jobs):
+    for _, event in engine.run(plan.tasks(engine.workers)):
         if isinstance(event, Failure):
             yield event
             continue

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from moonbed._lazy import lazy_import
 from moonbed.component import SpecError, nearest
+from moonbed.experiments.engines import HERE, Engine
 from moonbed.experiments.evaluate import answer, askable
 from moonbed.experiments.floors import draw_floors
 from moonbed.experiments.rows import DRAWS, Cell, floor_of
@@ -53,7 +54,7 @@ def judge(
     train: Any = None,
     draws: int = DRAWS,
     store: Store | str = "runs",
-    jobs: int = 1,
+    engine: Engine = HERE,
 ) -> Iterator[Progress | Failure | Judgement]:
     """Yield progress while floors are drawn and metrics asked of points (n, dim), then the `Judgement`.
 
@@ -67,7 +68,7 @@ def judge(
     where.check_writable()
     lacking = askable(target, metrics, model=False, train=trained is not None)
     asked = [metric for metric in metrics if metric.id not in lacking]
-    yield from draw_floors(target, asked, n, draws, where, jobs)
+    yield from draw_floors(target, asked, n, draws, where, engine)
     rng = Rng(0).child("judge", target.id)
     reference = target.dataset(n, rng.stream("reference")).numpy()
     evaluation = Evaluation(x, reference, rng.child("metrics"), law=target, train=trained)

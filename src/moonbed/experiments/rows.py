@@ -8,6 +8,7 @@ from typing import Any
 
 from moonbed import _shown
 from moonbed._shown import Shown
+from moonbed.experiments.engines import HERE, Engine
 from moonbed.experiments.evaluate import Answer, askable_of
 from moonbed.experiments.floors import load_floor
 from moonbed.experiments.presets import CHANGES, PUBLISHED
@@ -105,7 +106,7 @@ def follow(
     draws: int,
     store: Store,
     device: str = "auto",
-    jobs: int = 1,
+    engine: Engine = HERE,
 ) -> Iterator[tuple[str, Progress | Result | Failure]]:
     """Yield (what it is about, event) while experiments and their floors are computed; then `rows` reads them.
 
@@ -114,7 +115,7 @@ def follow(
     doubt = any(len(group) == 1 for group in wanted.values())
     seeds = {name: ", seed {}" if len(group) > 1 else "" for name, group in wanted.items()}
     names = {e.id: name + seeds[name].format(e.training.seed) for name, group in wanted.items() for e in group}
-    for group, event in execute([e for g in wanted.values() for e in g], metrics, store, device, jobs, doubt, draws):
+    for group, event in execute([e for g in wanted.values() for e in g], metrics, store, device, engine, doubt, draws):
         yield together([*dict.fromkeys(names[e.id] for e in group)]) or "floor", event
 
 

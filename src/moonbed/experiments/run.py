@@ -17,6 +17,7 @@ from moonbed.component import SpecError, nearest
 from moonbed.diffusion import Denoiser
 from moonbed.diffusion.diffusers_bridge import Diffusers
 from moonbed.experiments.averaging import PowerEMA, post_hoc
+from moonbed.experiments.engines import HERE, Engine, Failure, Progress, Task, engine_of
 from moonbed.experiments.evaluate import (
     Answer,
     askable_of,
@@ -29,12 +30,12 @@ from moonbed.experiments.evaluate import (
     reference,
 )
 from moonbed.experiments.floors import FloorPlan
+from moonbed.experiments.places import remote
 from moonbed.experiments.plugins import files_of
 from moonbed.experiments.spec import Experiment, Training, grouped
 from moonbed.experiments.store import Folder, Store, StoreError, save_spec
 from moonbed.experiments.together import advance, pays, shape
 from moonbed.experiments.train import Diverged, State
-from moonbed.experiments.workers import Failure, Progress, Task, cores, run_tasks, warm_up
 from moonbed.metrics import Metric
 from moonbed.metrics.suites import SUITES
 
@@ -75,6 +76,12 @@ class Result:
         """Id of the metric -> its value."""
         return {key: answer.value for key, answer in self.answers.items()}
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "experiment": self.experiment.spec()}  # plug-ins have other modules in other processes
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, experiment=Experiment.parse(state["experiment"]))
+
     @property
     def sentence(self) -> str:
         """The diagnosis in words, where a metric gives one."""
@@ -101,20 +108,22 @@ def run(
     metrics: Sequence[Metric] | str = "default",
     store: Store | str | Path = "runs",
     device: str = "auto",
-    jobs: int = 1,
+    jobs: int | None = None,
+    engine: Engine | str | None = None,
     doubt: bool = True,
 ) -> list[Result]:
     """Train, sample and evaluate experiments; what the store holds already is not computed again.
 
     Results come in the order of the experiments. With `doubt` every value gets its interval over evaluation draws. A
     training that diverges is a result with the status "diverged".
-    With several `jobs`, a script needs the guard `if __name__ == "__main__":` that multiprocessing asks for.
+    `engine` says where: processes of this machine, `jobs` at once, unless it is "ray", "slurm" or an `Engine`. With
+    several `jobs`, a script needs the guard `if __name__ == "__main__":` that multiprocessing asks for.
     Raises `SpecError` for a bad configuration and `StoreError` for a store that cannot be written or is damaged.
     """
     if isinstance(experiments, Experiment):
         experiments = [experiments]
     wanted = list(experiments.values() if isinstance(experiments, Mapping) else experiments)
-    events = execute(wanted, suite(metrics), Store.at(store), device, jobs, doubt)
+    events = execute(wanted, suite(metrics), Store.at(store), device, engine_of(engine, jobs), doubt)
     results = {r.experiment.id: r for r in gather(events)}
     return [results[experiment.id] for experiment in wanted]
 
@@ -142,7 +151,7 @@ def execute(
     metrics: Sequence[Metric],
     store: Store,
     device: str = "auto",
-    jobs: int = 1,
+    engine: Engine = HERE,
     doubt: bool = True,
     draws: int = 0,
 ) -> Iterator[tuple[list[Experiment], Progress | Result | Failure]]:
@@ -151,32 +160,32 @@ def execute(
     Events without experiments are those of the floors, which get up to `draws` exact draws at the same time. Metrics
     that cannot be asked of a target are left out.
     """
-    device = choose_device(device)
-    if jobs < 1:
-        raise SpecError([("jobs", f"should be at least 1, given {jobs}")])
-    jobs = store.processes(jobs)
-    if jobs > 1:
-        warm_up()
+    engine = fitting(engine, store)
+    device = device_on(engine, device)
+    engine.warm_up()
     for sampler, schedule in dict.fromkeys((e.sampler, e.schedule or e.training.schedule) for e in experiments):
         if isinstance(sampler, Diffusers):  # only diffusers knows its schedulers; better asked now than after training
             sampler.make(schedule)
     store.check_writable()
-    groups = list(grouped(experiments).values())
-    if jobs > 1:  # the longest first, so that no process is left alone with it at the end
+    groups, workers = list(grouped(experiments).values()), engine.workers
+    if workers > 1:  # the longest first, so that no process is left alone with it at the end
         groups.sort(key=lambda group: -group[0].training.parameters() * group[0].training.steps)
-    bundles = _bundles(groups, device, jobs)
+    bundles = _bundles(groups, device, workers)
     questions, files = [metric.spec() for metric in metrics], files_of([*experiments, *metrics])
     plans = [
         FloorPlan(store, target, metrics, n, draws) for target, n in dict.fromkeys((e.law, e.n) for e in experiments)
     ]
-    drawing = [(plan, task) for plan in plans for task in plan.tasks(jobs)]
-    ahead = cores() >= 2 * min(jobs, len(bundles) + (len(drawing) if jobs > 1 else 0))
+    drawing = [(plan, task) for plan in plans for task in plan.tasks(workers)]
+    ahead = engine.spare(len(bundles) + (len(drawing) if workers > 1 else 0))
+    root = store.address if engine.distant else str(store.root)
+    if workers > 1 and (engine.distant or remote(store.root)):  # locks may not reach from one to the other
+        yield from _prepared([[groups[k] for k in bundle] for bundle in bundles], engine, root, device, ahead)
     tasks = []
     for bundle in bundles:
         specs = [[e.spec() for e in groups[k]] for k in bundle]
-        tasks.append(Task(_complete, (specs, questions, str(store.root), device, doubt, ahead), files))
+        tasks.append(Task(_complete, (specs, questions, root, device, doubt, ahead), files, root))
     drawn, total = 0, sum(len(plan.missing) for plan in plans)
-    for index, event in run_tasks([*tasks, *(task for _, task in drawing)], jobs):
+    for index, event in engine.run([*tasks, *(task for _, task in drawing)]):
         if index >= len(bundles):
             if not isinstance(event, Failure):
                 drawing[index - len(bundles)][0].take(event)
@@ -191,6 +200,29 @@ def execute(
             yield groups[bundles[index][k]], event
 
 
+def fitting(engine: Engine, store: Store) -> Engine:
+    """The engine, or this process alone for a store that lies in its memory. `SpecError` if the engine is distant."""
+    if store.processes(2) == 2:
+        return engine
+    if engine.distant:
+        raise SpecError([("store", f"{store.root} lies in the memory of this process: other machines do not see it")])
+    return HERE
+
+
+def device_on(engine: Engine, name: str) -> str:
+    """The device of tasks under an engine: of this machine, or what a distant engine gives them."""
+    if not engine.distant:
+        return choose_device(name)
+    if name == "auto":
+        return "cuda" if engine.share else "cpu"
+    if name not in ("cpu", "cuda"):
+        known = nearest(name, ["auto", "cpu", "cuda"])
+        raise SpecError([("device", f"no device of other machines is called {name!r}; {known}")])
+    if name == "cuda" and not engine.share:
+        raise SpecError([("device", f"'cuda' was asked for, but {engine} gives no task a part of a GPU: say its gpus")])
+    return name
+
+
 def _bundles(groups: Sequence[list[Experiment]], device: str, jobs: int) -> list[list[int]]:
     """Which groups go through one process: each alone, or together where that pays, as evenly as there are jobs."""
     alike: dict[Any, list[int]] = {}
@@ -198,6 +230,40 @@ def _bundles(groups: Sequence[list[Experiment]], device: str, jobs: int) -> list
         training = group[0].training
         alike.setdefault(shape(training) if pays(training, device) else k, []).append(k)
     return [part for same in alike.values() for part in (same[i::jobs] for i in range(min(jobs, len(same))))]
+
+
+def _prepared(
+    bundles: Sequence[list[list[Experiment]]], engine: Engine, root: str, device: str, ahead: bool
+) -> Iterator[tuple[list[Experiment], Progress]]:
+    """Train what several bundles need, each once, teachers before whom they teach.
+
+    Failures are not said here: whoever needs what failed meets them again.
+    """
+    needed: dict[Training, list[list[Experiment]]] = {}
+    for bundle in bundles:
+        mine = {t: group for group in bundle for e in group for t in (*_first(e), *[e.training] * (not e.exact))}
+        for training, group in mine.items():
+            needed.setdefault(training, []).append(group)
+    shared = {t: groups[0] for t, groups in needed.items() if len(groups) > 1}
+    for depth in sorted({len(_teachers(t)) for t in shared}):
+        level = [t for t in shared if len(_teachers(t)) == depth]
+        tasks = [Task(_prepare, (t.spec(), root, device, ahead), files_of([t]), root) for t in level]
+        for index, event in engine.run(tasks):
+            if isinstance(event, Progress):
+                yield shared[level[index]], event
+
+
+def _prepare(spec: dict[str, Any], root: str, device: str, ahead: bool) -> Iterator[Progress]:
+    """One training, after its teachers."""
+    training, store = Training.parse(spec), Store(root)
+    for each in (*_teachers(training), training):
+        yield from _train_locked(store, each, device, ahead)
+
+
+def _train_locked(store: Store, training: Training, device: str, ahead: bool) -> Iterator[Progress]:
+    with store.lock(training):
+        store.training(training).sweep()
+        yield from (event for _, event in _train(store, [training], device, ahead))
 
 
 def _complete(
@@ -209,9 +275,7 @@ def _complete(
     store = Store(root)
     for k, group in enumerate(groups):  # teachers and guides, whoever else waits for them
         for training in dict.fromkeys(t for e in group for t in _first(e)):
-            with store.lock(training):
-                store.training(training).sweep()
-                yield from ((k, event) for _, event in _train(store, [training], device, ahead))
+            yield from ((k, event) for event in _train_locked(store, training, device, ahead))
     with ExitStack() as locks:
         for training in sorted((group[0].training for group in groups), key=lambda t: t.id):
             locks.enter_context(store.lock(training))
@@ -381,6 +445,8 @@ def _sample(store: Store, experiment: Experiment, device: str) -> Iterator[Progr
     denoiser = denoiser_in(store, experiment, device)
     if denoiser is None:
         return
+    for name in folder.names("metrics/*.json", "anatomy.json"):
+        folder.remove(name)  # of other samples
     save_spec(folder, experiment)
     start = time.monotonic()
     x = torch.empty(0)

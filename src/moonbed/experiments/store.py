@@ -274,6 +274,11 @@ class Store:
         """A store as it is, or that of a path or a URL."""
         return store if isinstance(store, Store) else cls(store)
 
+    @property
+    def address(self) -> str:
+        """The root as a text that means the same in a process with another working directory."""
+        return str(self.root.absolute())
+
     def folder(self, *parts: str) -> Folder:
         """A folder below the root."""
         return Folder(self.root.joinpath(*parts), self.readonly, self._locks)

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from moonbed._lazy import lazy_import
 from moonbed.diffusion.data import Rows
+from moonbed.experiments.engines import cores
 from moonbed.experiments.gradients import PAYS, compiled, functional
 from moonbed.experiments.spec import Training
 from moonbed.experiments.train import Diverged, State, blocks, data_of, train
-from moonbed.experiments.workers import cores
 
 if TYPE_CHECKING:
     import torch

@@ -1,8 +1,8 @@
-"""Several tasks at once, one process each.
+"""The processes of this machine.
 
-A task is a function that returns a generator of events, and its arguments. With one job it runs here; with more, each
-task gets a process of its own from a server that has imported torch already. A process that is killed loses nothing
-but its own unsaved work: its task is started again, and goes on from what the store holds.
+With one job a task runs here; with more, each gets a process of its own from a server that has imported torch already.
+A process that is killed loses nothing but its own unsaved work: its task is started again, and goes on from what the
+store holds.
 """
 
 from __future__ import annotations
@@ -13,65 +13,51 @@ import multiprocessing.forkserver as forkserver
 import os
 import signal
 import time
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from moonbed.component import SpecError
-from moonbed.experiments.plugins import load_file
+from moonbed.component import Positive
+from moonbed.experiments.engines import base
+from moonbed.experiments.engines.base import Engine, Failure, Task, events
 
-__all__ = ["Failure", "Progress", "Task", "cores", "run_tasks"]
+__all__ = ["HERE", "Local", "warm_up"]
 
 ATTEMPTS = 3
 """How often a task is started before its death counts as a failure."""
 
 
-@dataclass(frozen=True)
-class Task:
-    """`function(*args)` returns an iterator of picklable events; both are picklable themselves.
+class Local(Engine):
+    """Processes of this machine, `jobs` at once."""
 
-    `files` are the Python files that define the plug-in classes which the arguments speak of.
-    """
+    jobs: Positive = 1
 
-    function: Callable[..., Iterator[Any]]
-    args: tuple[Any, ...]
-    files: Sequence[str] = ()
+    @property
+    def workers(self) -> int:
+        """As many as there are jobs."""
+        return self.jobs
 
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a task is: `done` of `total` steps of a stage, and what it measures by the way, as `{"loss": 0.12}`."""
-
-    stage: str
-    done: int
-    total: int
-    note: str = ""
-    values: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Failure:
-    """The last event of a task that raised. `trace` is empty where the message alone says what the user can mend."""
-
-    message: str
-    trace: str = ""
-
-
-def cores() -> int:
-    """Number of processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def run_tasks(tasks: Sequence[Task], jobs: int) -> Iterator[tuple[int, Any]]:
-    """Yield (index of the task, event) as events come. A task that raises yields a `Failure`; the others go on."""
-    if jobs == 1 or len(tasks) == 1:
+    def run(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Any]]:
+        """Yield (index of the task, event); in this process where there is one job or one task."""
+        if self.jobs > 1 and len(tasks) > 1:
+            yield from _Pool(tasks, self.jobs).run()
+            return
         for index, task in enumerate(tasks):
-            for event in _events(task):
+            for event in events(task):
                 yield index, event
-        return
-    yield from _Pool(tasks, jobs).run()
+
+    def spare(self, tasks: int) -> bool:
+        """Whether there are two cores for each task that runs at once."""
+        return base.cores() >= 2 * min(self.jobs, tasks)
+
+    def warm_up(self) -> None:
+        """Start the server of processes, where there will be several."""
+        if self.jobs > 1:
+            warm_up()
+
+
+HERE = Local()
+"""One task after the other, in this process."""
 
 
 def warm_up() -> Any:
@@ -84,25 +70,6 @@ def warm_up() -> Any:
     return context
 
 
-def _events(task: Task) -> Iterator[Any]:
-    import torch
-    from threadpoolctl import threadpool_limits
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the order of a sum depends on the number of threads, and so do the last bits
-    limits = threadpool_limits(1)
-    try:
-        for path in task.files:
-            load_file(path)
-        yield from task.function(*task.args)
-    except Exception as error:
-        known = isinstance(error, SpecError) or type(error).__module__.startswith("moonbed.")
-        yield Failure(str(error) or type(error).__name__, "" if known else traceback.format_exc())
-    finally:
-        limits.restore_original_limits()
-        torch.set_num_threads(threads)
-
-
 def _interrupt(number: int, frame: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C comes twice, from terminal and parent: let the first one save
     raise KeyboardInterrupt
@@ -111,7 +78,7 @@ def _interrupt(number: int, frame: Any) -> None:
 def _child(task: Task, pipe: Connection) -> None:
     signal.signal(signal.SIGINT, _interrupt)
     try:
-        for event in _events(task):
+        for event in events(task):
             pipe.send(event)
         pipe.send(None)
     except (KeyboardInterrupt, BrokenPipeError):

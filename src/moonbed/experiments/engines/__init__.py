@@ -1,0 +1,10 @@
+"""Where tasks run: in processes of this machine, on a Ray cluster, as SLURM jobs."""
+
+from moonbed.component import discover
+from moonbed.experiments.engines.base import Engine, Failure, Progress, Task, cores, engine_of
+from moonbed.experiments.engines.local import HERE, Local, warm_up
+from moonbed.experiments.engines.ray import Ray
+
+__all__ = ["HERE", "Engine", "Failure", "Local", "Progress", "Ray", "Task", "cores", "engine_of", "warm_up"]
+
+discover(__name__)
