@@ -8,6 +8,7 @@ from moonbed.cli import (  # registers them
     judging,
     plotting,
     reporting,
+    searching,
     serving,
 )
 from moonbed.cli.app import STORE, app, main
@@ -23,5 +24,6 @@ __all__ = [
     "main",
     "plotting",
     "reporting",
+    "searching",
     "serving",
 ]

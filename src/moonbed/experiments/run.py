@@ -183,7 +183,7 @@ def execute(
     tasks = []
     for bundle in bundles:
         specs = [[e.spec() for e in groups[k]] for k in bundle]
-        tasks.append(Task(_complete, (specs, questions, root, device, doubt, ahead), files, root))
+        tasks.append(Task(complete, (specs, questions, root, device, doubt, ahead), files, root))
     drawn, total = 0, sum(len(plan.missing) for plan in plans)
     for index, event in engine.run([*tasks, *(task for _, task in drawing)]):
         if index >= len(bundles):
@@ -241,7 +241,7 @@ def _prepared(
     """
     needed: dict[Training, list[list[Experiment]]] = {}
     for bundle in bundles:
-        mine = {t: group for group in bundle for e in group for t in (*_first(e), *[e.training] * (not e.exact))}
+        mine = {t: group for group in bundle for e in group for t in (*first_of(e), *[e.training] * (not e.exact))}
         for training, group in mine.items():
             needed.setdefault(training, []).append(group)
     shared = {t: groups[0] for t, groups in needed.items() if len(groups) > 1}
@@ -266,7 +266,7 @@ def _train_locked(store: Store, training: Training, device: str, ahead: bool) ->
         yield from (event for _, event in _train(store, [training], device, ahead))
 
 
-def _complete(
+def complete(
     specs: list[list[dict[str, Any]]], questions: list[dict[str, Any]], root: str, device: str, doubt: bool, ahead: bool
 ) -> Iterator[tuple[int, Progress | Result]]:
     """All experiments of some trainings, in a process that may be new; yields (which training, event)."""
@@ -274,7 +274,7 @@ def _complete(
     metrics = [Metric.parse(spec) for spec in questions]
     store = Store(root)
     for k, group in enumerate(groups):  # teachers and guides, whoever else waits for them
-        for training in dict.fromkeys(t for e in group for t in _first(e)):
+        for training in dict.fromkeys(t for e in group for t in first_of(e)):
             yield from ((k, event) for event in _train_locked(store, training, device, ahead))
     with ExitStack() as locks:
         for training in sorted((group[0].training for group in groups), key=lambda t: t.id):
@@ -294,7 +294,7 @@ def _teachers(training: Training) -> list[Training]:
     return [] if training.teacher is None else [*_teachers(training.teacher), training.teacher]
 
 
-def _first(experiment: Experiment) -> list[Training]:
+def first_of(experiment: Experiment) -> list[Training]:
     """What has to be trained before the experiment's own training: its teachers, and a guide with its own."""
     found = [t for training in experiment.needs for t in (*_teachers(training), training)]
     return [t for t in found if t != experiment.training]
