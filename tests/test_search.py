@@ -187,7 +187,7 @@ def test_nothing_of_it_is_in_the_store_of_comparisons(moonbed, tmp_path):
     store = Store(tmp_path / "runs")
     inside = Store(Path(json.loads(out)["folder"]) / "runs")
     ids = [record["id"] for _, record in inside.runs()]
-    assert len(ids) >= 2
+    assert ids
     assert store.runs() == []
     assert finished(store) == ([], [])
     assert all(store.find(each[:6]) == [] for each in ids)
