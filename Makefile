@@ -3,13 +3,14 @@
 # make bench  speed and growth beside a plain reference, JAX and limits: about 15 minutes of an idle machine
 # make bench-truth   false alarms and power of the metrics, as in docs/metrics.md: about an hour
 # make boards  every board, into docs/boards: an hour of two cores
+# make fuzz   a fuzzer on everything that reads what strangers wrote, a minute for each target (FUZZ_SECONDS=60)
 # make lint   format, lint and types, as .ci/run does
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint format bench bench-truth boards clean
+.PHONY: run test lint format bench bench-truth boards fuzz clean
 
 run: $(VENV)/.installed
 	$(BIN)/moonbed reproduce
@@ -54,6 +55,12 @@ BOARDS := order densities few-steps guidance autoguidance published samplers obj
 
 boards: $(VENV)/.installed-dev
 	for board in $(BOARDS); do $(BIN)/moonbed board $$board --markdown docs/boards/$$board.md || exit; done
+
+FUZZ_SECONDS ?= 60
+
+fuzz: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[fuzz]'
+	$(BIN)/python fuzz/run.py --seconds $(FUZZ_SECONDS) --out build/fuzz
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -145,7 +145,13 @@ def values(hint):
     if origin is tuple:
         return st.lists(values(args[0]), max_size=3).map(tuple)
     if origin is dict:
-        plain = st.none() | st.booleans() | st.integers() | st.text() | st.floats(allow_nan=False, allow_infinity=False)
+        plain = (
+            st.none()
+            | st.booleans()
+            | st.integers(-(2**63), 2**64 - 1)
+            | st.text()
+            | st.floats(allow_nan=False, allow_infinity=False)
+        )
         return st.dictionaries(st.text(), plain | st.lists(plain, max_size=2), max_size=3)
     if isinstance(hint, type) and issubclass(hint, Component):
         known = [cls for cls in members(hint.kind()).values() if issubclass(cls, hint)]
@@ -537,7 +543,7 @@ def test_a_name_given_twice_is_refused():
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.lists(st.integers() | st.text() | st.none(), max_size=3), min_size=1, max_size=4))
+@given(st.lists(st.lists(st.integers(-(2**63), 2**64 - 1) | st.text() | st.none(), max_size=3), min_size=1, max_size=4))
 def test_json_lists_survive_a_sweep(lists):
     word = "extras.a=" + ",".join(json.dumps(x) for x in lists)
     swept = [Car(name="a").replace(**given).extras["a"] for given in parse_overrides([word])]

@@ -175,20 +175,25 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(driver, tmp_path, who
     complete(driver, tmp_path, 1, whole)
 
 
-@pytest.mark.parametrize(("to", "jobs"), [("process", 1), ("group", 2)])
-def test_ctrl_c(driver, tmp_path, whole, to, jobs):
-    """One clear line, status 130, a checkpoint, and the same command goes on; a terminal signals the whole group."""
+@pytest.mark.parametrize(
+    ("number", "to", "jobs"),
+    [(signal.SIGINT, "process", 1), (signal.SIGINT, "group", 2), (signal.SIGTERM, "group", 2)],
+)
+def test_ctrl_c(driver, tmp_path, whole, number, to, jobs):
+    """One clear line, the shell's status, a checkpoint, and the same command goes on; a terminal and a scheduler signal
+    the whole group.
+    """
     process = start(driver, tmp_path, jobs)
     try:
         wait_for(lambda: checkpoints(tmp_path), process)
         if to == "process":
-            process.send_signal(signal.SIGINT)
+            process.send_signal(number)
         else:
-            os.killpg(process.pid, signal.SIGINT)
+            os.killpg(process.pid, number)
         code, out, err = finish(process)
     finally:
         end_session(process)
-    assert code == 130
+    assert code == 128 + number
     assert out == ""
     assert err.splitlines()[-1] == (
         "moonbed: interrupted; what was done is kept, and the same command goes on from there"
@@ -199,12 +204,13 @@ def test_ctrl_c(driver, tmp_path, whole, to, jobs):
     complete(driver, tmp_path, 1, whole)
 
 
-def test_a_worker_that_is_killed_is_started_again(driver, tmp_path, whole):
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_worker_that_is_killed_is_started_again(driver, tmp_path, whole, number):
     process = start(driver, tmp_path, 2)
     try:
         wait_for(lambda: checkpoints(tmp_path), process)
         victims = wait_for(lambda: workers(process.pid), process)
-        os.kill(victims[0], signal.SIGKILL)
+        os.kill(victims[0], number)
         code, out, err = finish(process)
     finally:
         end_session(process)

@@ -12,7 +12,7 @@ import moonbed
 from moonbed.component import discover
 
 SRC = Path(moonbed.__file__).parent
-GROUND = {"component", "rng", "points", "_lazy", "_shown"}
+GROUND = {"component", "rng", "points", "signals", "_lazy", "_shown"}
 PILLARS = {"targets", "networks", "diffusion", "metrics"}
 TRAINING = {"experiments.train", "experiments.run", "experiments.engines"}
 
@@ -20,6 +20,7 @@ ALLOWED = {
     "component": {"_lazy", "_shown"},
     "rng": {"_lazy"},
     "points": {"component", "_lazy"},
+    "signals": set(),
     "_lazy": set(),
     "_shown": set(),
     **{pillar: GROUND | {pillar} for pillar in PILLARS},

@@ -349,3 +349,14 @@ def test_what_cannot_be_is_one_line(moonbed, words, says):
     assert (code, out) == (2, "")
     assert says in err
     assert all(line.startswith("moonbed: ") for line in err.splitlines())
+
+
+def test_a_store_with_a_search_in_it_is_whole(moonbed, tmp_path):
+    result, _ = found(small(prune=EAGER, over={"sampler.steps": [2, 3]}), tmp_path / "runs", trials=2)
+    run(tiny(n=50), metrics=METRICS, store=tmp_path / "runs", device="cpu")
+    for store in (tmp_path / "runs", Path(result.folder) / "runs"):
+        code, out, err = moonbed("verify", "--store", store, "--quiet")
+        assert code == 0, out + err
+    before = files(tmp_path / "runs")
+    assert moonbed("gc", "--quiet")[0] == 0
+    assert files(tmp_path / "runs") == before

@@ -30,7 +30,9 @@ import linecache
 import math
 import pkgutil
 import re
+import reprlib
 import sys
+import threading
 import typing
 from abc import ABC
 from collections.abc import Iterable, Iterator, Mapping
@@ -65,6 +67,14 @@ NonNegative = Annotated[float, Ge(0)]
 Fraction = Annotated[float, Ge(0), Le(1)]
 
 
+MOST = 64
+"""How deep a configuration may be nested, and its values in one another: teachers of teachers, for instance."""
+LONGEST = 10_000
+"""Characters of a text, and entries of a list, that a field may have."""
+_NAMED = 8
+"""Unknown fields, and bad entries of one field, that an error lists."""
+
+
 class SpecError(ValueError):
     """A configuration that cannot be: every problem at once, each with its place and what is allowed there.
 
@@ -83,10 +93,22 @@ def nearest(name: object, known: Iterable[str]) -> str:
     """`'did you mean X? '` where a known name is close to `name`, then the list of all that is known."""
     known = sorted(known)
     folded = {k.lower(): k for k in known}
-    close = difflib.get_close_matches(str(name).lower(), folded, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(name)[:80].lower(), folded, n=1, cutoff=0.5)
     hint = f"did you mean {folded[close[0]]!r}? " if close else ""
     return f"{hint}known: {', '.join(known) or 'none'}"
 
+
+def shown(value: Any) -> str:
+    """`repr` of anything that was given, on one line that ends: long ones are cut, deep ones are not followed."""
+    try:
+        text = _REPR.repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits
+        text = f"a value of type {type(value).__name__}"
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 120
 
 _REGISTRY: dict[type, dict[str, type]] = {}
 _RESERVED = frozenset({"type", "source", "id", "spec", "check", "kind", "parse", "replace"})
@@ -101,6 +123,8 @@ class Component(Shown, ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if not cls.__name__.isidentifier():
+            raise SpecError([("", f"no class can be called {shown(cls.__name__)}")])
         taken = [name for name in inspect.get_annotations(cls) if name in _RESERVED]
         if taken:
             raise SpecError([(name, f"{cls.__name__}.{name}: every component has this name already") for name in taken])
@@ -181,15 +205,21 @@ class Component(Shown, ABC):
             if isinstance(data, cls):
                 return data
             raise SpecError([("", f"{type(data).__name__} is a {data.kind().__name__}, not a {cls.__name__}")])
-        if isinstance(data, str):
-            data = _parse_text(data, cls)
+        with _deeper():
+            return cls._parsed(_parse_text(data, cls) if isinstance(data, str) else data)
+
+    @classmethod
+    def _parsed(cls, data: Any) -> Self:
         if not isinstance(data, Mapping):
-            raise SpecError([("", f"{data!r} is no {cls.__name__}; give a name, a JSON object or an instance")])
+            raise SpecError([("", f"{shown(data)} is no {cls.__name__}; give a name, a JSON object or an instance")])
         fields = {str(k): v for k, v in data.items()}
         member = _member(cls, fields.pop("type", None))
         source = fields.pop("source", None)
         known = {f.name for f in dataclasses.fields(member)}
-        problems = [(k, f"{member.__name__} has no such field; {nearest(k, known)}") for k in fields if k not in known]
+        unknown = [name for name in fields if name not in known]
+        problems = [(_cut(k), f"{member.__name__} has no such field; {nearest(k, known)}") for k in unknown[:_NAMED]]
+        if len(unknown) > _NAMED:
+            problems.append(("", f"{member.__name__} has none of {len(unknown) - _NAMED:,} more fields"))
         missing = [
             f.name
             for f in dataclasses.fields(member)
@@ -244,9 +274,11 @@ def parse_overrides(words: Iterable[str]) -> list[dict[str, Any]]:
         name, equals, text = word.partition("=")
         values = split_values(text)
         if not (equals and name and all(values)):
-            raise SpecError([(word, "write name=value, or name=value,value to sweep")])
+            raise SpecError([(_cut(word), "write name=value, or name=value,value to sweep")])
         if name in out[0]:
             raise SpecError([(name, "given twice; list the values behind one name, as in training.seed=0,1")])
+        if len(out) * len(values) > LONGEST:
+            raise SpecError([(_cut(name), f"makes this a sweep of {len(out) * len(values):,}, at most {LONGEST:,} go")])
         out = [{**given, name: value} for given in out for value in values]
     return out
 
@@ -268,9 +300,43 @@ def _parse_text(text: str, kind: type[Component]) -> Any:
     if not text.lstrip().startswith("{"):
         return {"type": text}
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_once)
+    except SpecError:
+        raise
     except ValueError as error:
-        raise SpecError([("", f"{text!r} is neither a {kind.__name__} nor JSON ({error})")]) from None
+        raise SpecError([("", f"{shown(text)} is neither a {kind.__name__} nor JSON ({error})")]) from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose names are all different; Python's reader would take the last of equal ones in silence."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise SpecError([(_cut(name), "given twice")])
+        found[name] = value
+    return found
+
+
+_depth = threading.local()
+
+
+@contextlib.contextmanager
+def _deeper() -> Iterator[None]:
+    """One configuration inside another. Raises `SpecError` where that goes on for too long, whatever raises it."""
+    level = _depth.level = getattr(_depth, "level", 0) + 1
+    try:
+        if level > MOST:
+            raise SpecError([("", f"is nested more than {MOST} deep")])
+        yield
+    except RecursionError:
+        raise SpecError([("", f"is nested more than {MOST} deep")]) from None
+    finally:
+        _depth.level = level - 1
+
+
+def _cut(place: str) -> str:
+    """The name of a place that somebody else chose, no longer than a line."""
+    return place if len(place) <= 80 else f"{place[:80]}..."
 
 
 def _assign(owner: type[Component], spec: dict[str, Any], path: list[str], value: Any) -> None:
@@ -290,7 +356,7 @@ def _assign(owner: type[Component], spec: dict[str, Any], path: list[str], value
         elif isinstance(inner, Component):
             inner = inner.spec()
         if not isinstance(inner, dict):
-            raise SpecError([(here, f"is {inner!r}, which has no field {path[depth + 1]!r}")])
+            raise SpecError([(here, f"is {shown(inner)}, which has no field {path[depth + 1]!r}")])
         try:
             cls = _member(kind, inner["type"]) if kind else None
         except SpecError as error:
@@ -310,7 +376,11 @@ def _read(value: Any, hint: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        read = json.loads(value)
+        read = json.loads(value, object_pairs_hook=_once)
+    except SpecError:
+        raise
+    except RecursionError:
+        raise SpecError([("", f"is nested more than {MOST} deep")]) from None
     except ValueError:
         read = {"None": None, "True": True, "False": False}.get(value, value)
     return value if hint is str and not isinstance(read, str) else read
@@ -326,15 +396,35 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _is_plain(value: Any) -> bool:
-    """Whether `_plain` turns the value into JSON."""
-    if isinstance(value, Mapping):
-        return all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
-    if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
+def _flaw(value: Any, depth: int = 0) -> str:
+    """Why a value cannot stand in JSON, or should not: empty where `_plain` turns it into JSON."""
+    if isinstance(value, str | Path):
+        return _flaw_of_text(str(value))
+    if isinstance(value, Mapping | list | tuple):
+        if depth >= MOST:
+            return f"should be nested at most {MOST} deep"
+        if len(value) > LONGEST:
+            return f"should have at most {LONGEST:,} entries, has {len(value):,}"
+        if isinstance(value, Mapping):
+            if not all(isinstance(key, str) for key in value):
+                return "should have texts for keys"
+            value = [*value, *value.values()]
+        return next(filter(None, (_flaw(inner, depth + 1) for inner in value)), "")
     if isinstance(value, float):
-        return math.isfinite(value)
-    return value is None or isinstance(value, Component | str | int | Path)
+        return "" if math.isfinite(value) else "should be finite"
+    if isinstance(value, int):
+        return "" if -(2**63) <= value < 2**64 else "should fit into 64 bits"
+    return "" if value is None or isinstance(value, Component) else "should be plain JSON values"
+
+
+def _flaw_of_text(text: str) -> str:
+    if len(text) > LONGEST:
+        return f"should have at most {LONGEST:,} characters, has {len(text):,}"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "should be text that can be written as UTF-8"
+    return ""
 
 
 def digest(data: Any) -> str:
@@ -392,11 +482,14 @@ def _adapter(cls: type, name: str) -> Any:
 
 def _checked(cls: type, name: str, value: Any) -> Any:
     """The value of a field, validated. Raises pydantic's ValidationError, or SpecError."""
-    checked = _adapter(cls, name).validate_python(value)
+    adapter = _adapter(cls, name)
+    if isinstance(value, list | tuple | str) and len(value) > LONGEST:
+        raise SpecError([("", f"input {_flaw(value)}")])
+    checked = adapter.validate_python(value)
     if isinstance(value, bool) and not isinstance(checked, bool):
         raise SpecError([("", f"input should be a number, given {value!r}")])
-    if not _is_plain(checked):
-        raise SpecError([("", f"input should be plain JSON values, given {value!r}")])
+    if flaw := _flaw(checked):
+        raise SpecError([("", f"input {flaw}, given {shown(value)}")])
     return checked
 
 
@@ -418,15 +511,20 @@ def _problems(error: ValueError, place: str) -> list[tuple[str, str]]:
     """Flatten pydantic's errors, and the SpecErrors of nested components within them, to (dotted place, message)."""
     if isinstance(error, SpecError):
         return [(f"{place}.{p}" if p else place, m) for p, m in error.problems]
+    if isinstance(error, UnicodeError):  # of pydantic itself, which has no words for half a character
+        return [(place, "input should be text that can be written as UTF-8")]
     out: list[tuple[str, str]] = []
-    for item in error.errors(include_url=False):  # type: ignore[attr-defined]
+    found = error.errors(include_url=False)  # type: ignore[attr-defined]
+    for item in found[:_NAMED]:
         # pydantic names the branch of a union in `loc`; only indices and keys are places a user wrote
         inner = "".join(f".{part}" for part in item["loc"] if isinstance(part, int))
         cause = item.get("ctx", {}).get("error")
         if isinstance(cause, SpecError):
             out += _problems(cause, place + inner)
         elif item["type"] != "none_required":
-            out.append((place + inner, f"{item['msg'].lower()}, given {item['input']!r}"))
+            out.append((place + inner, f"{item['msg'].lower()}, given {shown(item['input'])}"))
+    if len(found) > _NAMED:
+        out.append((place, f"and {len(found) - _NAMED:,} more like these"))
     return list(dict.fromkeys(out))
 
 
@@ -450,8 +548,8 @@ def _member(cls: type[Component], name: Any) -> type[Component]:
         if len(known) == 1:
             return next(iter(known.values()))
         raise SpecError([("type", f"say which {cls.__name__}; {nearest('', known)}")])
-    if name not in known:
-        raise SpecError([("", f"no {cls.__name__} is called {name!r}; {nearest(name, known)}")])
+    if not isinstance(name, str) or name not in known:
+        raise SpecError([("", f"no {cls.__name__} is called {shown(name)}; {nearest(name, known)}")])
     return known[name]
 
 

@@ -12,6 +12,7 @@ import io
 import math
 import os
 import re
+import stat
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -27,7 +28,7 @@ else:
     np = lazy_import("numpy")
     torch = lazy_import("torch")
 
-__all__ = ["CONTAINERS", "SUFFIXES", "PointsError", "as_points", "parse_points", "read_points"]
+__all__ = ["CONTAINERS", "SUFFIXES", "PointsError", "as_points", "content_of", "parse_points", "read_points"]
 
 
 class PointsError(ValueError):
@@ -42,7 +43,7 @@ def read_points(path: str | os.PathLike[str], key: str | None = None, *, finite:
     """
     path = Path(os.path.expanduser(path))  # noqa: PTH111 (pathlib raises where there is no such user)
     try:
-        return parse_points(path.read_bytes(), path.suffix, key, finite=finite)
+        return parse_points(content_of(path), path.suffix, key, finite=finite)
     except OSError as error:
         raise PointsError(f"cannot read {path}: {error.strerror or error}") from None
     except PointsError as error:
@@ -51,11 +52,26 @@ def read_points(path: str | os.PathLike[str], key: str | None = None, *, finite:
         raise PointsError(f"cannot read {str(path)!r}: {error}") from None
 
 
+def content_of(path: Path) -> bytes:
+    """The bytes of a file that may be read whole: no device, no pipe, and of a known suffix.
+
+    Raises `PointsError`, without the path, and OSError.
+    """
+    _known(path.suffix)
+    if not (stat.S_ISREG(mode := path.stat().st_mode) or stat.S_ISDIR(mode)):
+        raise PointsError("is a device or a pipe; give a file")
+    return path.read_bytes()
+
+
+def _known(suffix: str) -> None:
+    if suffix.lower() not in _READERS:
+        raise PointsError(f"should be one of {', '.join(SUFFIXES)}, given {suffix or 'no suffix'}")
+
+
 def parse_points(content: bytes, suffix: str, key: str | None = None, *, finite: bool = False) -> np.ndarray:
     """The points of `read_points` from the content of a file with that suffix."""
+    _known(suffix)
     suffix = suffix.lower()
-    if suffix not in _READERS:
-        raise PointsError(f"should be one of {', '.join(SUFFIXES)}, given {suffix or 'no suffix'}")
     if key is not None and suffix not in CONTAINERS:
         raise PointsError(f"key={key!r} names an array in {', '.join(CONTAINERS)}; a {suffix} file holds one, unnamed")
     return as_points(_READERS[suffix](content, key), finite=finite)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 from cyclopts import App, CycloptsError, Parameter
 
 import moonbed
+from moonbed import signals
 from moonbed.component import SpecError
 
 if TYPE_CHECKING:
@@ -23,7 +26,8 @@ app = App(
     version=moonbed.__version__,
     help="A test bed for diffusion and flow models on distributions whose exact law is known.",
     help_epilogue="Configurations are named by an id; what `runs/` holds is not computed again. Exit status: 0 done, "
-    "1 a law is broken (`check`), 2 bad input or a run that diverged, 130 interrupted (the same command goes on).",
+    "1 a law is broken (`check`), 2 bad input or a run that diverged, 130 interrupted, 143 or 129 "
+    "ended by SIGTERM or SIGHUP (the same command goes on).",
     suppress_keyboard_interrupt=False,
 )
 
@@ -85,24 +89,41 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Entry point of the `moonbed` command."""
     _given[:] = sys.argv[1:] if arguments is None else arguments
     try:
-        code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        with signals.interrupting():
+            code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+            sys.stdout.flush()
     except CycloptsError as error:
-        sys.stderr.write(f"moonbed: {' '.join(str(error).split())}\n")
-        code = 2
+        code = _tell(2, str(error))
     except SpecError as error:
-        lines = [f"{place}: {message}" if place else message for place, message in error.problems]
-        sys.stderr.write("".join(f"moonbed: {' '.join(line.split())}\n" for line in lines))
-        code = 2
-    except KeyboardInterrupt:
-        sys.stderr.write("moonbed: interrupted; what was done is kept, and the same command goes on from there\n")
-        code = 130
+        code = _tell(2, *(f"{place}: {message}" if place else message for place, message in error.problems))
+    except KeyboardInterrupt as stop:
+        text = "interrupted; what was done is kept, and the same command goes on from there"
+        code = _tell(signals.status(stop), text)
     except RuntimeError as error:
         if type(error).__name__ != "StoreError":
             raise
-        sys.stderr.write(f"moonbed: {error}\n")
-        code = 2
+        code = _tell(2, str(error))
     except BrokenPipeError:  # whoever read the output, as `head` does, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    sys.stdout.flush()
+        code = _unread(0)
+    except OSError as error:
+        if error.filename is not None or error.errno not in _FULL:
+            raise
+        code = _unread(_tell(2, f"cannot write the output: {error.strerror}"))
     sys.exit(code or 0)
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
+
+
+def _tell(code: int, *lines: str) -> int:
+    """Say on standard error what went wrong, if somebody still reads it; the exit status, as it is given."""
+    with suppress(OSError):
+        sys.stderr.write("".join(f"moonbed: {' '.join(line.split())}\n" for line in lines))
+        sys.stderr.flush()
+    return code
+
+
+def _unread(code: int) -> int:
+    """Let what is still to be printed go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code

@@ -6,7 +6,7 @@ import json
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,13 +81,18 @@ def print_rows(table: Sequence[Row], as_json: bool) -> None:
 
 def say_size(path: Path, size: int) -> None:
     """Say where a file is, and how large."""
-    text = f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
-    say(escape(f"{path}, {text}"))
+    say(escape(f"{path}, {size_of(size)}"))
+
+
+def size_of(size: int) -> str:
+    """A number of bytes in words."""
+    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB" if size >= 1e3 else f"{size} bytes"
 
 
 def warn(lines: Iterable[str]) -> None:
     """Say on standard error what a reader should know, a line each."""
-    sys.stderr.write("".join(f"moonbed: {' '.join(line.split())}\n" for line in lines))
+    with suppress(BrokenPipeError):
+        sys.stderr.write("".join(f"moonbed: {' '.join(line.split())}\n" for line in lines))
 
 
 @contextmanager
@@ -157,7 +162,7 @@ def write_rows(table: Sequence[Row], out: Path, store: Any) -> list[str]:
         "table.tex": tables.to_latex(table, labels),
     }
     for name, text in files.items():
-        (out / name).write_text(text, encoding="utf-8")
+        write_text(out / name, text)
     drawn = []
     for row in table:
         if row.done:

@@ -112,6 +112,12 @@ def at_least(option: str, value: int, low: int) -> None:
         raise SpecError([(option, f"should be at least {low}, given {value}")])
 
 
+def not_negative(option: str, value: float) -> None:
+    """`SpecError` for a number below 0, or none."""
+    if not 0 <= value < float("inf"):
+        raise SpecError([(option, f"should be at least 0, given {value:g}")])
+
+
 def beside(store: str, name: str) -> Path:
     """Where a page goes that no place was named for: in the store, or here where that is a URL."""
     from moonbed.experiments.places import located, remote

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 else:
     torch = lazy_import("torch")
 
-__all__ = ["PARTS", "Anatomy", "Part", "anatomy", "load_anatomy", "save_anatomy"]
+__all__ = ["PARTS", "Anatomy", "Part", "about_exact", "anatomy", "load_anatomy", "save_anatomy"]
 
 PARTS = ("floor", "sampler", "capacity", "estimation", "total")
 
@@ -231,15 +231,20 @@ def _above(values: Sequence[float], floor: Sequence[float]) -> Part:
     return Part(mean - base, (mean - base - half, mean - base + half))
 
 
-def _exact(spec: dict[str, Any], questions: Sequence[dict[str, Any]], root: str) -> Iterator[Any]:
-    """Values of the metrics for the exact denoiser under the experiment's sampler, kept like null draws."""
-    experiment, folder = Experiment.parse(spec), Store(root).exact()
-    metrics = [Metric.parse(question) for question in questions]
+def about_exact(experiment: Experiment) -> list[Any]:
+    """All that samples of the exact denoiser depend on; their values are kept under its digest, below `exact`."""
     training = experiment.training
     schedule, sampling = experiment.schedule or training.schedule, [experiment.sampler.spec(), experiment.n]
     about = [training.target.spec(), schedule.spec(), *sampling, experiment.label]
     about += [experiment.guidance.spec() if experiment.guidance else None]
-    about += [training.seed, experiment.seed, training.points]
+    return [*about, training.seed, experiment.seed, training.points]
+
+
+def _exact(spec: dict[str, Any], questions: Sequence[dict[str, Any]], root: str) -> Iterator[Any]:
+    """Values of the metrics for the exact denoiser under the experiment's sampler, kept like null draws."""
+    experiment, folder = Experiment.parse(spec), Store(root).exact()
+    metrics = [Metric.parse(question) for question in questions]
+    about = about_exact(experiment)
     name = f"{digest(about)}.json"
     kept = (folder.read_json(name) or {}).get("values", {})
     if missing := [metric for metric in metrics if metric.id not in kept]:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 else:
     torch = lazy_import("torch")
 
-__all__ = ["LossFloor", "loss_floor"]
+__all__ = ["LossFloor", "floor_file", "loss_floor"]
 
 ROWS = 51_200
 """Examples of a floor: as many as stand behind a point of the training curve, 100 steps of 512."""
@@ -59,7 +59,7 @@ def loss_floor(training: Training, store: Store | None = None, rows: int = ROWS)
     reason = _none(training)
     if reason:
         return LossFloor(None, reason=reason)
-    name = _name(training, rows)
+    name = floor_file(training, rows)
     if store is not None and (kept := store.exact().read_json(name)) is not None:
         return LossFloor(float(kept["value"]), float(kept["error"]), int(kept["rows"]))
     losses = torch.cat(list(_losses(training, rows))).double()
@@ -71,7 +71,8 @@ def loss_floor(training: Training, store: Store | None = None, rows: int = ROWS)
     return found
 
 
-def _name(training: Training, rows: int) -> str:
+def floor_file(training: Training, rows: int = ROWS) -> str:
+    """Name of the file of a training's loss floor, below `exact`."""
     parts = [training.target, training.schedule, training.prediction, training.objective]
     rest = [training.label_dropout, training.points, training.seed, rows]
     return f"{digest(['loss floor', *(part.spec() for part in parts), *rest])}.json"

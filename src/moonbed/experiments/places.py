@@ -2,8 +2,8 @@
 
 Both are paths here: a `pathlib.Path`, or the `upath.UPath` of a URL (extra `moonbed[remote]`). Few things are asked of
 them: read a file, write it whole or not at all, create it where none is there, list, remove. In a folder a file is
-written beside its place, flushed to the disk and renamed; an object store shows an object when all of it has arrived,
-so one put is enough.
+written beside its place, flushed to the disk and renamed, and then the folder is flushed, which has the new name; an
+object store shows an object when all of it has arrived, so one put is enough.
 
 fsspec keeps listings for a while; they are thrown away before each look, since other machines write as well.
 """
@@ -77,6 +77,7 @@ def put(path: Path, data: bytes) -> None:
     temporary = _beside(path, data)
     try:
         temporary.replace(path)
+        _flush(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -93,6 +94,7 @@ def create(path: Path, data: bytes) -> bool:
     temporary = _beside(path, data)
     try:
         os.link(temporary, path)  # unlike a rename, this fails where something is
+        _flush(path.parent)
     except FileExistsError:
         return False
     except OSError:  # a file system without links
@@ -189,6 +191,16 @@ def _beside(path: Path, data: bytes) -> Path:
         temporary.unlink(missing_ok=True)
         raise
     return temporary
+
+
+def _flush(path: Path) -> None:
+    """Make the names in a folder as lasting as its files; nothing where folders cannot be opened, as on Windows."""
+    if hasattr(os, "O_DIRECTORY"):
+        number = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
 
 
 def _folder(fs: Any, path: Path) -> None:

@@ -33,7 +33,7 @@ from moonbed.experiments.floors import FloorPlan
 from moonbed.experiments.places import remote
 from moonbed.experiments.plugins import files_of
 from moonbed.experiments.spec import Experiment, Training, grouped
-from moonbed.experiments.store import Folder, Store, StoreError, save_spec
+from moonbed.experiments.store import Folder, Store, StoreError, save_spec, verify_done
 from moonbed.experiments.together import advance, pays, shape
 from moonbed.experiments.train import Diverged, State
 from moonbed.metrics import Metric
@@ -338,7 +338,7 @@ def _train(store: Store, trainings: Sequence[Training], device: str, ahead: bool
     for k, training in enumerate(trainings):
         folder = store.training(training)
         if folder.record() is not None:
-            folder.verify()
+            verify_done(folder, training)
             folder.drop_checkpoint()
         else:
             teacher = None
@@ -440,7 +440,7 @@ class _Session:
 def _sample(store: Store, experiment: Experiment, device: str) -> Iterator[Progress]:
     folder = store.experiment(experiment)
     if folder.record() is not None:
-        folder.verify()
+        verify_done(folder, experiment)
         return
     denoiser = denoiser_in(store, experiment, device)
     if denoiser is None:

@@ -13,8 +13,8 @@
          exact/<id>.json                      values of the exact denoiser under a sampler, and in a training's loss
 
 A file appears whole or not at all (`places.py` says how). What is read is held against its checksum first; a file that
-does not match is named in a `StoreError` and never used. A lock that the system drops when its process dies keeps two
-processes from the same training.
+does not match is named in a `StoreError` and never used, nor is one that was moved here from another run (`seals.py`).
+A lock that the system drops when its process dies keeps two processes from the same training.
 
 Where there are no locks, under a URL or on a file system that has none, two may compute the same, and their results may
 differ in the last bits. So nothing that one has written is overwritten by another: a data file is called by its
@@ -27,15 +27,15 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from moonbed.component import Component, SpecError, digest
+from moonbed.component import Component, SpecError
 from moonbed.experiments import places
+from moonbed.experiments.seals import sealed, unseal
 from moonbed.experiments.spec import Experiment, Training
 
 if TYPE_CHECKING:
@@ -100,11 +100,11 @@ class Folder:
             raise StoreError(f"cannot read {self.path}: {error.strerror or error}") from None
 
     def write_json(self, name: str, data: dict[str, Any]) -> None:
-        """Put a JSON object under `name`, sealed with a checksum of its own."""
-        self.write(name, _sealed(_finite(data)))
+        """Put a JSON object under `name`, sealed with a checksum of its own and of its place."""
+        self.write(name, sealed(data, f"{self.path.name}/{name}"))
 
     def read_json(self, name: str) -> dict[str, Any] | None:
-        """The JSON object under `name`, None where there is none; `StoreError` if it is damaged."""
+        """The JSON object under `name`, None where there is none; `StoreError` if it is damaged or of another place."""
         path = self.path / name
         try:
             text = places.read(path)
@@ -113,9 +113,9 @@ class Folder:
         except OSError as error:
             raise StoreError(f"cannot read {path}: {error.strerror or error}") from None
         try:
-            return unseal(text)
-        except ValueError:
-            raise StoreError(f"{path} is damaged: its content does not match its seal; remove it to redo it") from None
+            return unseal(text, f"{self.path.name}/{name}")
+        except ValueError as error:
+            raise StoreError(f"{path} {error}; remove it to redo it") from None
 
     def record(self) -> dict[str, Any] | None:
         """The record of what is done here, None where it is not done."""
@@ -133,7 +133,7 @@ class Folder:
         sums = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
         for name, data in files.items():
             self.write(addressed(name, sums[name]), data)
-        text = _sealed(_finite({**record, "files": sums}))
+        text = sealed({**record, "files": sums}, f"{self.path.name}/record.json")
         if not self._written("record.json", text, places.create):
             kept = (self.record() or {"files": sums})["files"]
             for name in (name for name, sha256 in sums.items() if kept.get(name) != sha256):
@@ -162,14 +162,22 @@ class Folder:
                 raise error from None
 
     def verify(self) -> None:
-        """Hold the JSON files against their seals, and the files of the record against their checksums.
+        """Hold the JSON files against their seals, and the files of record and checkpoint against their checksums.
 
-        Raises `StoreError`, which names the first that differs.
+        Raises `StoreError`, which names the first that differs, or the configuration that a finished folder lacks.
         """
-        for name in self.names("*.json"):
+        found = self.names("*.json", "metrics/*.json")
+        for name in found:
             self.read_json(name)
-        for name, sha256 in (self.record() or {"files": {}})["files"].items():
+        record = self.record()
+        if record is None:
+            self._verify_checkpoint()
+            return
+        for name, sha256 in record["files"].items():
             self.listed(name, sha256)
+        if "id" in record and not {"training.json", "experiment.json"} & set(found):
+            spec = self.path / ("experiment.json" if "training" in record else "training.json")
+            raise StoreError(f"{spec} is missing; the command that made it writes it again")
 
     def sweep(self) -> None:
         """Remove what a killed process left half written. Only for whoever holds the lock; without one nothing is."""
@@ -234,6 +242,16 @@ class Folder:
                 raise
             return None  # another, who trains the same, has dropped it: then from the beginning
         return tensors, pointer["step"], pointer["log"], pointer["seconds"]
+
+    def _verify_checkpoint(self) -> None:
+        """Read the state of a training as it is now: a process at work may replace it meanwhile."""
+        while (pointer := self.read_json("checkpoint.json")) is not None:
+            try:
+                self.read(pointer["file"], pointer["sha256"])
+                return
+            except StoreError:
+                if self.read_json("checkpoint.json") == pointer:
+                    raise
 
     def resumed(self) -> list[int]:
         """The steps at which a process went on with the training from a checkpoint, those of a finished one too."""
@@ -310,25 +328,29 @@ class Store:
         probe.remove(name)
 
     @contextmanager
-    def lock(self, training: Training) -> Iterator[None]:
-        """Hold the training alone; a second process waits here, and finds the work done when it is let in.
+    def lock(self, training: Training | str, wait: bool = True) -> Iterator[None]:
+        """Hold a training, or its id, alone; a second process waits here, and finds the work done when it is let in.
 
-        Under a URL, and on a file system without locks, nobody waits: two may compute the same, and who finishes first
-        stays (`Folder.finish`).
+        Without `wait` it is a `StoreError` that another process holds it. Under a URL, and on a file system without
+        locks, nobody waits: two may compute the same, and who finishes first stays (`Folder.finish`).
         """
-        folder = self.root / training.id
+        folder = self.root / (training if isinstance(training, str) else training.id)
         if self.readonly:
             raise StoreError(f"cannot write {folder}: the store is open for reading")
         if not self._locks:
             yield
             return
-        from filelock import FileLock
+        from filelock import FileLock, Timeout
 
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._locks = _can_lock(folder / ".lock")
-            lock: AbstractContextManager[Any] = FileLock(folder / ".lock") if self._locks else nullcontext()
+            lock: AbstractContextManager[Any] = (
+                FileLock(folder / ".lock", blocking=wait) if self._locks else nullcontext()
+            )
             lock.__enter__()
+        except Timeout:
+            raise StoreError(f"{folder} is held by another process") from None
         except OSError as error:
             raise StoreError(f"cannot write {folder}: {error.strerror or error}") from None
         try:
@@ -377,6 +399,13 @@ def save_spec(folder: Folder, component: Component) -> None:
     folder.write_json(f"{type(component).__name__.lower()}.json", {"id": component.id, "spec": component.spec()})
 
 
+def verify_done(folder: Folder, component: Component) -> None:
+    """Hold a finished folder against its checksums; a configuration that it lacks is written again."""
+    if not folder.readonly and f"{type(component).__name__.lower()}.json" not in folder.names("*.json"):
+        save_spec(folder, component)
+    folder.verify()
+
+
 def load_spec(folder: Folder, kind: type[Component]) -> Component:
     """The configuration in a folder. Raises `StoreError` where its id is not the folder's name."""
     name = f"{kind.__name__.lower()}.json"
@@ -390,30 +419,3 @@ def load_spec(folder: Folder, kind: type[Component]) -> Component:
     if component.id != folder.path.name:
         raise StoreError(f"{folder.path / name} is not what its folder is named for: its id is now {component.id}")
     return component
-
-
-def _sealed(data: dict[str, Any]) -> bytes:
-    """The one text of a JSON object and its checksum: any other byte is damage."""
-    return (json.dumps({**data, "seal": digest(data)}, indent=2) + "\n").encode()
-
-
-def unseal(text: bytes) -> dict[str, Any]:
-    """The JSON object of a sealed text. Raises ValueError for any other text."""
-    try:
-        data: dict[str, Any] = json.loads(text)
-        del data["seal"]
-        intact = text == _sealed(data)
-    except (KeyError, TypeError, RecursionError):
-        intact = False
-    if not intact:
-        raise ValueError("the content does not match its seal")
-    return data
-
-
-def _finite(data: Any) -> Any:
-    """JSON has no infinity: a float that is not finite becomes the text that `float` makes it from."""
-    if isinstance(data, dict):
-        return {k: _finite(v) for k, v in data.items()}
-    if isinstance(data, list | tuple):
-        return [_finite(v) for v in data]
-    return str(data) if isinstance(data, float) and not math.isfinite(data) else data

@@ -31,11 +31,18 @@ class _Rate(ProgressColumn):
         return Text(f"{task.speed:,.0f}/s" if task.speed else "", style="cyan")
 
 
+class _Console(Console):
+    """Standard error; where nobody reads it any more, the work goes on without a word."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
 class Bars:
     """A bar for each (name, stage) that is under way. With `quiet` it shows nothing."""
 
     def __init__(self, quiet: bool = False) -> None:
-        self.console = Console(stderr=True, quiet=quiet)
+        self.console = _Console(stderr=True, quiet=quiet)
         self._bars: dict[tuple[str, str], TaskID] = {}
         self._started: dict[tuple[str, str], float] = {}
         self._live = Progress(

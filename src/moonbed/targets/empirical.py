@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from moonbed._lazy import lazy_import
 from moonbed.component import PositiveFloat, SpecError
-from moonbed.points import SUFFIXES, parse_points
+from moonbed.points import SUFFIXES, content_of, parse_points
 from moonbed.targets.mixtures import GaussianMixture, Mixture
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def _load(file: str, labelled: bool, key: str | None, sha256: str | None) -> tup
 @lru_cache(4)
 def _read(path: Path, labelled: bool, key: str | None, stamp: Any) -> tuple[str, np.ndarray]:
     """Digest and validated table (n, columns) float64. Raises ValueError, with the line where there is one."""
-    content = path.read_bytes()
+    content = content_of(path)
     table = parse_points(content, path.suffix, key, finite=True)
     columns = table.shape[1] - labelled
     if columns < 1:

@@ -12,11 +12,13 @@ import multiprocessing
 import multiprocessing.forkserver as forkserver
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from moonbed import signals
 from moonbed.component import Positive
 from moonbed.experiments.engines import base
 from moonbed.experiments.engines.base import Engine, Failure, Task, events
@@ -70,19 +72,16 @@ def warm_up() -> Any:
     return context
 
 
-def _interrupt(number: int, frame: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C comes twice, from terminal and parent: let the first one save
-    raise KeyboardInterrupt
-
-
 def _child(task: Task, pipe: Connection) -> None:
-    signal.signal(signal.SIGINT, _interrupt)
+    signals.interrupt_once()
     try:
         for event in events(task):
             pipe.send(event)
         pipe.send(None)
-    except (KeyboardInterrupt, BrokenPipeError):
+    except BrokenPipeError:
         pass
+    except KeyboardInterrupt as stop:  # not done: whoever still wants the task starts it again
+        sys.exit(signals.status(stop))
 
 
 class _Pool:

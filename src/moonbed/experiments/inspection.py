@@ -1,0 +1,364 @@
+"""A store looked at file by file: is each what its name, its checksum and its configuration say it is?
+
+The same questions are asked of one's own store (`moonbed verify`) and of files that strangers made (`moonbed import`).
+Nothing that a file says is believed before it is held against something: JSON against its seal, a folder's name against
+the digest of its configuration, data against the record's checksums, weights against the shapes of the network that the
+configuration builds, samples against n and the dimension. No file that a configuration names is opened, no network is
+given memory, nothing is unpickled. What cannot be told from the files: whether the numbers are those that the
+computation gives.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import unicodedata
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from moonbed.component import Component, SpecError, digest
+from moonbed.experiments.layout import Name
+from moonbed.experiments.lossfloor import floor_file
+from moonbed.experiments.seals import unseal
+from moonbed.experiments.shapes import check_checkpoint, check_snapshots, check_weights
+from moonbed.experiments.spec import Experiment, Training
+from moonbed.experiments.store import addressed
+from moonbed.metrics import Metric
+from moonbed.targets import Target
+
+__all__ = ["Finding", "Inspection", "Source", "needed_by"]
+
+
+class Source(Protocol):
+    """Files of a store, wherever they are."""
+
+    def names(self) -> Sequence[Name]:
+        """Every file that has a name of the layout."""
+
+    def read(self, name: Name) -> bytes:
+        """The bytes of a file; `StoreError` where there are none."""
+
+    def order(self) -> Sequence[str]:
+        """`<training>/<experiment>` of the finished experiments, by the time of their record."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something to say of a file. `what` is
+
+    damaged      it is not what it should be
+    unreadable   a configuration that this version of Moonbed cannot read
+    foreign      a configuration with a class of somebody's file, which is not loaded: only its digest can be held
+    unfinished   a training, or samples, without a record
+    left         a file that no record and no checkpoint.json names any more
+    """
+
+    name: str
+    what: str
+    message: str
+
+
+class _Fault(ValueError):
+    """What is wrong with the file that is looked at."""
+
+
+_STATE = re.compile(r"checkpoint-(?P<step>[0-9]{1,12})(?:[.][0-9a-f]{16})?[.]safetensors", re.ASCII)
+_FIRST = {"training": 0, "experiment": 0, "record": 1, "sampled": 1, "checkpoint": 1}
+_KIND: dict[str, type[Component]] = {"training": Training, "experiment": Experiment}
+
+
+class Inspection:
+    """Findings about files of a source, one call of `findings` after the other; trainings before their experiments.
+
+    `specs` has the configuration of every folder that was seen, as JSON, and `records` its record. With `wary`, for
+    files of strangers, no text may hold what a terminal obeys.
+    """
+
+    def __init__(self, source: Source, wary: bool = False) -> None:
+        self._source, self._wary = source, wary
+        self.specs: dict[str, dict[str, Any]] = {}
+        self.records: dict[str, dict[str, Any]] = {}
+        self._made: dict[str, Component] = {}
+        self._pointers: dict[str, dict[str, Any]] = {}
+
+    def findings(self, names: Iterable[Name]) -> Iterator[tuple[Name, list[Finding]]]:
+        """Yield each file with what is to be said of it, which mostly is nothing."""
+        names = sorted(names, key=lambda n: (n.kind in ("floor", "exact"), n.folder, _FIRST.get(n.kind, 2), n.name))
+        there: dict[str, set[str]] = {}
+        for name in names:
+            there.setdefault(name.folder, set()).add(Name(name.plain, name.kind, name.training, name.experiment).inner)
+        for name in names:
+            yield name, [*self._file(name, there[name.folder])]
+
+    def _file(self, name: Name, there: Collection[str]) -> Iterator[Finding]:
+        try:
+            data = self._source.read(name)
+            yield from getattr(self, f"_look_at_{name.kind}")(name, data, there)
+        except (KeyError, TypeError, AttributeError, OverflowError, RecursionError, MemoryError) as error:
+            yield Finding(name.name, "damaged", f"is not of the form that such a file has ({type(error).__name__})")
+        except (RuntimeError, ValueError) as error:
+            yield Finding(name.name, "damaged", str(error) or type(error).__name__)
+
+    def _json(self, name: Name, data: bytes) -> dict[str, Any]:
+        content = unseal(data, name.place)
+        if self._wary and (text := _obeyed(content)) is not None:
+            raise _Fault(f"has characters that a terminal obeys: {ascii(text)[:60]}")
+        return content
+
+    # Configurations
+
+    def _look_at_training(self, name: Name, data: bytes, there: Collection[str]) -> Iterator[Finding]:
+        content = self._json(name, data)
+        spec, own = content.get("spec"), name.experiment or name.training
+        if content.get("id") != own or not isinstance(spec, dict) or digest(spec) != own:
+            raise _Fault("is not the configuration that its folder is named for")
+        if name.experiment and (
+            not isinstance(spec.get("training"), dict) or digest(spec["training"]) != name.training
+        ):
+            raise _Fault("is in the folder of another training")
+        self.specs[name.folder] = spec
+        yield from self._parse(name, spec, _KIND[name.kind])
+        if "record.json" not in there:
+            yield Finding(name.name, "unfinished", f"{name.folder} is not finished")
+
+    _look_at_experiment = _look_at_training
+
+    def _parse(self, name: Name, spec: dict[str, Any], kind: type[Component]) -> Iterator[Finding]:
+        closed = _without_files(spec)
+        try:
+            made = kind.parse(closed)
+            if made.spec() != closed:
+                raise SpecError([("", "it is written otherwise than this version writes it")])
+        except SpecError as error:
+            if classes := [*_plugins(spec)]:
+                who = ", ".join(dict.fromkeys(classes))
+                yield Finding(name.name, "foreign", f"needs the file that defines {who}; it is not loaded")
+            else:
+                yield Finding(name.name, "unreadable", f"cannot be read by this version: {error}")
+        else:
+            self._made[name.folder] = made
+
+    def _spec(self, name: Name) -> dict[str, Any]:
+        if name.folder not in self.specs:
+            kind = "experiment" if name.experiment else "training"
+            raise _Fault(f"has no configuration beside it that can be believed: {kind}.json")
+        return self.specs[name.folder]
+
+    # Records
+
+    def _look_at_record(self, name: Name, data: bytes, there: Collection[str]) -> Iterator[Finding]:
+        record, spec = self._json(name, data), self._spec(name)
+        own, listed = name.experiment or name.training, record.get("files")
+        if record.get("id") != own or not isinstance(listed, dict):
+            raise _Fault("is not the record of its folder")
+        numbers, words = ("n", "exploded") if name.experiment else ("step", "parameters"), ("status", "device")
+        if not all(isinstance(record.get(k), str) for k in words) or not isinstance(record.get("versions"), dict):
+            raise _Fault("lacks what a record says: status, device, versions")
+        if any(type(record.get(k)) is not int or record[k] < 0 for k in numbers):
+            raise _Fault(f"lacks numbers: {' and '.join(numbers)}")
+        if not _is_number(record.get("seconds")):
+            raise _Fault("lacks a number: seconds")
+        if name.experiment:
+            good = record["status"] == "done" and record["n"] == spec["n"] and record.get("training") == name.training
+            allowed = [{"samples.npy"}]
+        else:
+            good = record["status"] in ("done", "diverged") and record["step"] <= spec["steps"]
+            good = good and (record["status"] == "done" or isinstance(record.get("message"), str))
+            least = {"weights.safetensors", "log.jsonl"}
+            allowed = [least, least | {"snapshots.safetensors"}, *([set()] if record["status"] == "diverged" else [])]
+        if not good or set(listed) not in allowed or not all(map(_is_sum, listed.values())):
+            raise _Fault("contradicts the configuration beside it")
+        self.records[name.folder] = record
+        for missing in sorted(set(listed) - set(there)):
+            yield Finding(f"{name.folder}/{missing}", "damaged", "is in the record, and is not there")
+
+    _look_at_sampled = _look_at_record
+
+    # Data
+
+    def _look_at_weights(self, name: Name, data: bytes, there: Collection[str]) -> Iterator[Finding]:
+        spec, record = self._spec(name), self.records.get(name.folder)
+        if record is None:
+            if "record.json" in there:
+                raise _Fault("cannot be held against its record")
+            yield Finding(name.name, "unfinished", "belongs to no record yet")
+            return
+        inner = name.plain.rpartition("/")[2]
+        if name.name != name.plain and name.inner != addressed(inner, record["files"].get(inner, "")):
+            yield Finding(name.name, "left", "by a process that another was faster than")
+            return
+        if hashlib.sha256(data).hexdigest() != record["files"].get(inner):
+            raise _Fault("its checksum differs from the record" if inner in record["files"] else "is in no record")
+        if name.kind == "log":
+            _check_log(data, spec)
+        elif name.kind == "samples":
+            _check_samples(data, spec["n"], _dim(self._made.get(name.folder)))
+        elif isinstance(training := self._made.get(name.folder), Training):
+            (check_weights if name.kind == "weights" else check_snapshots)(data, training)
+        else:
+            check_weights(data, None)
+
+    _look_at_snapshots = _look_at_log = _look_at_samples = _look_at_weights
+
+    def _look_at_checkpoint(self, name: Name, data: bytes, there: Collection[str]) -> Iterator[Finding]:
+        pointer, spec = self._json(name, data), self._spec(name)
+        step, log = pointer.get("step"), pointer.get("log")
+        named = _STATE.fullmatch(str(pointer.get("file")))
+        good = type(step) is int and 0 <= step <= spec["steps"] and named is not None and int(named["step"]) == step
+        if not good or not _is_sum(pointer.get("sha256")) or not _is_number(pointer.get("seconds")):
+            raise _Fault("is no pointer to a state of this training")
+        _check_lines(log, spec)
+        self._pointers[name.folder] = pointer
+        if "record.json" in there:
+            yield Finding(name.name, "left", "by a training that is finished")
+            return
+        if pointer["file"] not in there:
+            yield Finding(
+                f"{name.folder}/{pointer['file']}", "damaged", "is what checkpoint.json names, and is not there"
+            )
+
+    def _look_at_state(self, name: Name, data: bytes, there: Collection[str]) -> Iterator[Finding]:
+        pointer, made = self._pointers.get(name.folder), self._made.get(name.folder)
+        if pointer is None or pointer["file"] != name.inner or "record.json" in there:
+            yield Finding(name.name, "left", "is needed no more, or named by no checkpoint.json")
+            return
+        if hashlib.sha256(data).hexdigest() != pointer["sha256"]:
+            raise _Fault("its checksum differs from checkpoint.json")
+        check_checkpoint(data, made if isinstance(made, Training) else None)
+
+    # Answers
+
+    def _look_at_metric(self, name: Name, data: bytes, there: Collection[str]) -> Iterator[Finding]:
+        answer, spec = self._json(name, data), self._spec(name)
+        metric = answer.get("metric")
+        if not isinstance(metric, dict) or digest(metric) != name.id:
+            raise _Fault("is not the answer that it is named for")
+        ends = answer.get("interval")
+        if answer.get("n") != spec["n"] or not _is_number(answer.get("value")):
+            raise _Fault("holds no value of these samples")
+        if not isinstance(answer.get("details", {}), dict):
+            raise _Fault("holds no details")
+        if ends is not None and not (isinstance(ends, list) and len(ends) == 2 and all(map(_is_number, ends))):
+            raise _Fault("holds no interval")
+        yield from self._parse(Name(name.name, name.kind), metric, Metric)
+
+    def _look_at_anatomy(self, name: Name, data: bytes, there: Collection[str]) -> Iterator[Finding]:
+        found = self._json(name, data)
+        self._spec(name)
+        if any(type(found.get(k)) is not int or found[k] < 1 for k in ("repeats", "seeds")):
+            raise _Fault("says no number of repeats and seeds")
+        for part in ("values", "score_error"):
+            tables = found.get(part)
+            groups = tables.values() if isinstance(tables, dict) else [None]
+            if not all(isinstance(g, dict) and all(map(_are_numbers, g.values())) for g in groups):
+                raise _Fault(f"holds no {part}")
+        yield from ()
+
+    def _look_at_floor(self, name: Name, data: bytes, there: Collection[str]) -> Iterator[Finding]:
+        found = self._json(name, data)
+        parts = [found.get(k) for k in ("target", "metric", "n")]
+        if digest(parts) != name.id or not _are_numbers(found.get("draws")) or type(parts[2]) is not int:
+            raise _Fault("is not the floor that it is named for")
+        for part, kind in zip(parts, (Target, Metric), strict=False):
+            if not isinstance(part, dict):
+                raise _Fault("is of no target and metric")
+            yield from self._parse(Name(name.name, name.kind), part, kind)
+
+    def _look_at_exact(self, name: Name, data: bytes, there: Collection[str]) -> Iterator[Finding]:
+        found = self._json(name, data)
+        if "about" in found:
+            values = found.get("values")
+            if digest(found["about"]) != name.id or not isinstance(values, dict):
+                raise _Fault("is not what it is named for")
+            good = all(map(_is_number, values.values()))
+        else:
+            good = all(_is_number(found.get(k)) for k in ("value", "error")) and type(found.get("rows")) is int
+            made = self._made.get(str(found.get("loss floor of")))
+            good = good and (not isinstance(made, Training) or floor_file(made, found["rows"]) == name.inner)
+        if not good:
+            raise _Fault("holds no values of the exact denoiser")
+        yield from ()
+
+
+def needed_by(spec: dict[str, Any]) -> list[str]:
+    """Ids of the trainings that a run, given as JSON, was made with, itself among them: teachers and guides too."""
+    if "training" not in spec:
+        teacher = spec.get("teacher")
+        return [digest(spec), *(needed_by(teacher) if teacher else [])]
+    if spec.get("exact"):
+        return []
+    parts = [spec["training"], *([spec["guide"]] if spec.get("guide") else [])]
+    return list(dict.fromkeys(id for part in parts for id in needed_by(part)))
+
+
+def _obeyed(data: Any) -> str | None:
+    """A text in JSON that a terminal would obey instead of print, None where there is none."""
+    if isinstance(data, str):
+        return data if any(unicodedata.category(c) in ("Cc", "Cf", "Cs") and c not in "\n\t" for c in data) else None
+    inner = [*data, *data.values()] if isinstance(data, dict) else data if isinstance(data, list) else []
+    return next(filter(None, map(_obeyed, inner)), None)
+
+
+def _without_files(data: Any) -> Any:
+    """The same configuration with the paths of data left out: a stranger's must not have files of ours opened."""
+    if isinstance(data, dict):
+        out = {key: _without_files(value) for key, value in data.items()}
+        return out | {"file": ""} if data.get("type") == "Points" else out
+    return [_without_files(value) for value in data] if isinstance(data, list) else data
+
+
+def _plugins(data: Any) -> Iterator[str]:
+    """The classes in a configuration that came from somebody's file."""
+    if isinstance(data, dict) and "source" in data:
+        yield str(data.get("type"))
+    for value in data.values() if isinstance(data, dict) else data if isinstance(data, list) else ():
+        yield from _plugins(value)
+
+
+def _dim(experiment: Component | None) -> int | None:
+    try:
+        return experiment.training.target.dim if isinstance(experiment, Experiment) else None
+    except SpecError:  # data that are elsewhere
+        return None
+
+
+def _is_number(value: Any) -> bool:
+    return (isinstance(value, int | float) and not isinstance(value, bool)) or value in ("nan", "inf", "-inf")
+
+
+def _are_numbers(values: Any) -> bool:
+    return isinstance(values, list) and all(map(_is_number, values))
+
+
+def _is_sum(value: Any) -> bool:
+    return isinstance(value, str) and len(value) == 64 and not set(value) - set("0123456789abcdef")
+
+
+def _check_lines(lines: Any, spec: dict[str, Any]) -> None:
+    good = isinstance(lines, list) and all(
+        isinstance(line, dict) and type(line.get("step")) is int and _is_number(line.get("loss")) for line in lines
+    )
+    steps = [line["step"] for line in lines] if good else []
+    if not good or any(a >= b for a, b in zip([0, *steps], [*steps, spec["steps"] + 1], strict=True)):
+        raise _Fault("is no log of step and loss")
+
+
+def _check_log(data: bytes, spec: dict[str, Any]) -> None:
+    _check_lines([json.loads(line) for line in data.splitlines()], spec)
+
+
+def _check_samples(data: bytes, n: int, dim: int | None) -> None:
+    """Hold an .npy file against its shape before anything is made of what its header says."""
+    import numpy as np
+
+    file = io.BytesIO(data)
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise _Fault("is no .npy file of version 1.0")
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    if len(shape) != 2 or shape[0] != n or dim not in (None, shape[1]) or fortran or dtype.str not in ("<f4", "<f8"):
+        raise _Fault(f"should be {n} x {dim or 'dim'} numbers, and is {shape} of {dtype.str}")
+    if len(data) - file.tell() != n * shape[1] * dtype.itemsize:
+        raise _Fault("is longer or shorter than its header says")

@@ -1,0 +1,69 @@
+"""What the system asks of a process that works: Ctrl-C, and the SIGTERM and SIGHUP of schedulers and closed terminals.
+
+All three end the work in the same way: as a `KeyboardInterrupt`, at which a training keeps its last good block. The
+exit status is that of a shell, 128 and the number of the signal. What ignores a signal already, as below `nohup`, goes
+on to.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+__all__ = ["Stopped", "ignored", "interrupt_once", "interrupting", "status"]
+
+_ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal other than Ctrl-C asked this process to end."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        super().__init__(signal.Signals(number).name)
+
+
+def status(stop: KeyboardInterrupt) -> int:
+    """The exit status of a process that ends by it."""
+    return 128 + (stop.number if isinstance(stop, Stopped) else signal.SIGINT)
+
+
+@contextmanager
+def interrupting() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise `Stopped` inside; where signals cannot be had, in a thread, nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in _ENDING}
+    for number, handler in before.items():
+        if handler == signal.SIG_DFL:
+            signal.signal(number, _stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def interrupt_once() -> None:
+    """The first of the signals raises, and those after it are ignored: a terminal and a parent both send one."""
+
+    def first(number: int, frame: FrameType | None) -> None:
+        ignored()
+        _stop(number, frame)
+
+    for number in (signal.SIGINT, *_ENDING):
+        signal.signal(number, first)
+
+
+def ignored() -> None:
+    """From now on none of the signals ends this process."""
+    for number in (signal.SIGINT, *_ENDING):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt if number == signal.SIGINT else Stopped(number)
