@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import field
 from typing import Any, Literal, Self
 
 from moonbed.component import (
@@ -62,8 +63,8 @@ class Space(Component):
 class Float(Space):
     """Numbers between two, evenly or with `log` by their logarithm; three significant digits of them are kept."""
 
-    low: float
-    high: float
+    low: float = 0.0
+    high: float = 1.0
     log: bool = False
 
     def check(self) -> Iterator[tuple[str, str]]:
@@ -79,8 +80,8 @@ class Float(Space):
 class Int(Space):
     """Whole numbers between two, both included, evenly or with `log` by their logarithm."""
 
-    low: int
-    high: int
+    low: int = 1
+    high: int = 2
     log: bool = False
 
     def check(self) -> Iterator[tuple[str, str]]:
@@ -93,7 +94,7 @@ class Int(Space):
 class Choice(Space):
     """One of several values; components by name, as JSON, or as they are."""
 
-    values: tuple[Any, ...]
+    values: tuple[Any, ...] = ()
 
     def check(self) -> Iterator[tuple[str, str]]:
         if len(set(self.keys())) < max(2, len(self.values)):
@@ -135,8 +136,8 @@ class Pruning(Component):
 class Search(Component):
     """A search for what makes `metric` best, over the places of `over`, from `base`."""
 
-    base: Experiment
-    over: dict[str, Space]
+    base: Experiment = Experiment()
+    over: dict[str, Space] = field(default_factory=dict)
     metric: Metric = SlicedW1()
     seeds: Positive = 1
     """Trainings a trial, whose mean is its value; pruning looks at the first."""
