@@ -358,5 +358,5 @@ def test_a_store_with_a_search_in_it_is_whole(moonbed, tmp_path):
         code, out, err = moonbed("verify", "--store", store, "--quiet")
         assert code == 0, out + err
     before = files(tmp_path / "runs")
-    assert moonbed("gc", "--quiet")[0] == 0
+    assert moonbed("gc")[0] == 0
     assert files(tmp_path / "runs") == before

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from torch import Tensor
+
+    from moonbed.experiments.trackers import Tracker
 else:
     np = lazy_import("numpy")
     torch = lazy_import("torch")
@@ -111,11 +113,12 @@ def run(
     jobs: int | None = None,
     engine: Engine | str | None = None,
     doubt: bool = True,
+    track: Sequence[Tracker] = (),
 ) -> list[Result]:
     """Train, sample and evaluate experiments; what the store holds already is not computed again.
 
     Results come in the order of the experiments. With `doubt` every value gets its interval over evaluation draws. A
-    training that diverges is a result with the status "diverged".
+    training that diverges is a result with the status "diverged". `track` are trackers that hear of it meanwhile.
     `engine` says where: processes of this machine, `jobs` at once, unless it is "ray", "slurm" or an `Engine`. With
     several `jobs`, a script needs the guard `if __name__ == "__main__":` that multiprocessing asks for.
     Raises `SpecError` for a bad configuration and `StoreError` for a store that cannot be written or is damaged.
@@ -123,7 +126,13 @@ def run(
     if isinstance(experiments, Experiment):
         experiments = [experiments]
     wanted = list(experiments.values() if isinstance(experiments, Mapping) else experiments)
-    events = execute(wanted, suite(metrics), Store.at(store), device, engine_of(engine, jobs), doubt)
+    asked, where = suite(metrics), Store.at(store)
+    events = execute(wanted, asked, where, device, engine_of(engine, jobs), doubt)
+    if track:
+        from moonbed.experiments.trackers import tracked
+
+        named = experiments.items() if isinstance(experiments, Mapping) else ()
+        events = tracked(events, track, where, asked, names={e.id: name for name, e in named})
     results = {r.experiment.id: r for r in gather(events)}
     return [results[experiment.id] for experiment in wanted]
 
