@@ -10,6 +10,7 @@ from conftest import command
 from small import tiny
 
 from moonbed import writing
+from moonbed.component import digest
 from moonbed.experiments import Experiment, Store, run
 from moonbed.experiments.presets import BUDGETS, PRESETS, PUBLISHED, Budget, published
 from moonbed.experiments.rows import follow
@@ -156,10 +157,10 @@ def test_a_plug_in_is_reported_with_its_file(moonbed, still, tmp_path):
 def test_a_run_of_an_unknown_class_is_left_out(moonbed, still, kept, tmp_path):
     store, first, _ = kept
     shutil.copytree(store.root, tmp_path / "runs")
-    strange = Folder(tmp_path / "runs" / ("0" * 16) / ("1" * 16))
     spec = {**first.spec(), "sampler": {"type": "Sorcerer", "source": "0123"}}
+    strange = Folder(tmp_path / "runs" / ("0" * 16) / digest(spec))
     strange.write_json("experiment.json", {"id": strange.path.name, "spec": spec})
-    strange.finish({"status": "done", "versions": {}}, {})
+    strange.finish({"status": "done", "exploded": 0, "seconds": 0.1, "versions": {}}, {})
     code, out, err = moonbed("report", "--json")
     assert code == 0
     assert "left out: " in err

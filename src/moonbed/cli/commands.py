@@ -21,6 +21,7 @@ from moonbed.cli.app import (
     TrackOption,
     app,
 )
+from moonbed.cli.listing import list_runs
 from moonbed.cli.output import (
     escape,
     follow_runs,
@@ -46,7 +47,6 @@ from moonbed.cli.parsing import (
     one_of,
     page_path,
     preset_changes,
-    stored_runs,
     suites,
     summaries,
 )
@@ -207,8 +207,29 @@ def reproduce(
 
 
 @app.command(name="list")
-def list_(kind: str | None = None, /, *, store: StoreOption = STORE, json: JsonOption = False) -> int:
+def list_(
+    kind: str | None = None,
+    /,
+    *,
+    where: Annotated[
+        list[str] | None,
+        Parameter(
+            negative="",
+            help="Only runs of which this holds: FIELD=VALUE, or !=, <, <=, >, >=; a field of the run or its "
+            "configuration, or a metric. May be given several times.",
+        ),
+    ] = None,
+    sort: Annotated[
+        str | None, Parameter(help="Field to sort runs by, -FIELD for the largest first; the newest first unless said.")
+    ] = None,
+    limit: Annotated[int | None, Parameter(help="At most so many runs.")] = None,
+    store: StoreOption = STORE,
+    json: JsonOption = False,
+) -> int:
     """List what there is: presets, suites of metrics, runs, and the members of every kind of component.
+
+    Runs can be filtered and sorted by what they are (`status`, `n`, `seed`, `time`, ...), by their configuration
+    (dotted names as in changes) and by what their metrics say.
 
     For example:
 
@@ -216,6 +237,8 @@ def list_(kind: str | None = None, /, *, store: StoreOption = STORE, json: JsonO
         moonbed list presets
         moonbed list sampler
         moonbed list runs --json
+        moonbed list runs --where training.prediction=V --where "sampler.steps<=32" --sort=-time --limit 20
+        moonbed list runs --where "SlicedW1<0.05" --sort SlicedW1
     """
     sections: dict[str, dict[str, str]] = {"presets": preset_changes(), "suites": suites(), "boards": boards()}
     sections |= {name.lower(): summaries(k) for name, k in all_kinds().items()}
@@ -223,8 +246,12 @@ def list_(kind: str | None = None, /, *, store: StoreOption = STORE, json: JsonO
         plural = {name.rstrip("s"): name for name in [*sections, "runs"]}
         name = plural.get(kind.lower().rstrip("s"), kind)
         if name == "runs":
-            sections["runs"] = stored_runs(store)
+            if limit is not None:
+                at_least("--limit", limit, 1)
+            return list_runs(store, where or [], sort, limit, json)
         sections = {name: sections[one_of("kind", name, [*sections, "runs"])]}
+    if where or sort or limit is not None:
+        raise SpecError([("", "--where, --sort and --limit are for runs: `moonbed list runs`")])
     if json:
         print_json(sections)
         return 0

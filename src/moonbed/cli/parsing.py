@@ -54,14 +54,6 @@ def boards() -> dict[str, str]:
     return {"order": "Order of convergence of every native sampler, and diffusers beside it.", **asked}
 
 
-def stored_runs(store: str) -> dict[str, str]:
-    """Id of a finished experiment -> what came of it."""
-    from moonbed.experiments.store import Store
-
-    text = "{status}, n = {n:,}, {exploded} exploded, training {training}"
-    return {folder.path.name: text.format(**record) for folder, record in Store(store).runs()}
-
-
 def changed(experiment: Experiment, budget: str | None, changes: Sequence[str]) -> Experiment:
     """The experiment under a budget, then with changes that name one value a field."""
     from moonbed.experiments.presets import BUDGETS

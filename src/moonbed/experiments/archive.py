@@ -164,11 +164,15 @@ class Archive:
                 raise self._refuse(name, "is encrypted")
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise self._refuse(name, "is compressed otherwise than by deflate")
+            if info.compress_type == zipfile.ZIP_STORED and info.compress_size != info.file_size:
+                raise self._refuse(name, "has two sizes")
             most = known.largest if known else 1 << 28
             if info.file_size > most or info.file_size > max(FREE, RATIO * info.compress_size):
                 raise self._refuse(name, f"would be {info.file_size:,} bytes, from {info.compress_size:,}")
             total += info.file_size
             out[name] = info
+        if sum(info.compress_size for info in infos) > self.path.stat().st_size:
+            raise StoreError(f"{self.path} is refused: its entries lie over one another")
         if total > TOTAL:
             raise StoreError(f"{self.path} is refused: it would be {total:,} bytes")
         return out

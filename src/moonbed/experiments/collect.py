@@ -20,13 +20,15 @@ from typing import Any
 from moonbed.component import SpecError
 from moonbed.experiments.files import Stored
 from moonbed.experiments.inspection import Inspection, needed_by
-from moonbed.experiments.layout import DATA, Name, is_folder, is_lock, is_temporary, read_name
+from moonbed.experiments.layout import DATA, Name, is_folder, is_lock, is_temporary, is_token, read_name
 from moonbed.experiments.places import Found, remote
 from moonbed.experiments.store import Store, StoreError, addressed
 
 __all__ = ["Garbage", "Wanted", "collect", "remove_run"]
 
 HOUR = 3600.0
+WEEK = 7 * 24 * HOUR
+"""Longer than a command runs on a cluster."""
 HELD = "another process holds it"
 
 
@@ -74,7 +76,8 @@ def collect(store: Store, wanted: Wanted = Wanted(), dry_run: bool = False) -> I
         else:
             try:
                 with store.lock(home, wait=False):
-                    yield from _remove(store, rules.of(home, Stored(store).every(home)))
+                    gone = _remove(store, rules.of(home, Stored(store).every(home)))
+                    yield from (garbage for garbage in gone if garbage.name in every)  # the lock may be our own
             except StoreError as error:
                 if "held by" not in str(error):
                     raise
@@ -90,10 +93,11 @@ def remove_run(store: Store, run: str, with_experiments: bool = True) -> None:
         _unlink(store, name)
 
 
-def _first(name: str) -> tuple[bool, bool, bool, str]:
-    """Records go first, then what points to files, then the files; locks last."""
+def _first(name: str) -> tuple[int, str]:
+    """Records go first, then what points to files, then the files, then what they were; locks last."""
+    ranks = {"record.json": 0, "checkpoint.json": 1, "experiment.json": 3, "training.json": 4}
     last = name.rpartition("/")[2]
-    return is_lock(last), last != "record.json", last != "checkpoint.json", name
+    return 5 if is_lock(last) else ranks.get(last, 2), name
 
 
 def _remove(store: Store, found: Sequence[Garbage]) -> Iterator[Garbage]:
@@ -150,6 +154,8 @@ class _Rules:
         for name in files:
             if self._is_left(name):
                 why[name] = "left by a writer that was killed"
+            elif is_token(name) and self._age(name) > WEEK:
+                why[name] = "left by a command that was killed"
             elif is_folder(name) and self._age(name) > HOUR:
                 why[name] = "empty folder"
         names = [known for file in files if (known := read_name(file)) is not None]
@@ -201,7 +207,13 @@ class _Rules:
                 out |= dict.fromkeys(own, "unfinished")
         if self.wanted.diverged and record is not None and record.get("status") == "diverged":
             out |= dict.fromkeys(own, "diverged")
-        if self.wanted.trainings and record is not None and not experiments and home not in self.needed:
+        if (
+            self.wanted.trainings
+            and record
+            and record["status"] == "done"
+            and not experiments
+            and home not in self.needed
+        ):
             out |= dict.fromkeys(own, "training without an experiment")
         return {name: why for name, why in out.items() if not is_lock(name.rpartition("/")[2])}
 

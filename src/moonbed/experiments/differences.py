@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
-from moonbed.component import Component
+from moonbed.component import Component, kinds, members
 from moonbed.experiments.spec import Experiment
 
-__all__ = ["between_experiments", "differing", "short"]
+__all__ = ["between_experiments", "changes", "differing", "short"]
 
 
 def differing(values: Sequence[Any], place: str = "") -> dict[str, tuple[Any, ...]]:
@@ -41,17 +42,58 @@ def between_experiments(groups: Sequence[Sequence[Experiment]]) -> dict[str, tup
     return out
 
 
+def changes(spec: Any, base: Any, most: int, place: str = "") -> dict[str, Any] | None:
+    """Dotted place -> value in a spec, where it is not that of another; None for more than `most` of them."""
+    if spec == base:
+        return {}
+    if not _alike(spec, base):
+        return {place: spec} if most > 0 else None
+    out: dict[str, Any] = {}
+    for key, value in spec.items():
+        found = changes(value, base.get(key), most - len(out), f"{place}.{key}" if place else key)
+        if found is None:
+            return None
+        out |= found
+    return out
+
+
+def _alike(spec: Any, base: Any) -> bool:
+    """Whether both are specs of one class."""
+    if not (isinstance(spec, dict) and isinstance(base, dict) and "type" in spec):
+        return False
+    return spec["type"] == base.get("type") and spec.get("source") == base.get("source")
+
+
 def short(value: Any) -> str:
-    """A value in a line: of a component its class, and those of its fields that are not the class's defaults."""
+    """A value in a line: of a component or its spec the class, and those of its fields that are not the defaults."""
     if isinstance(value, Component):
+        value = value.spec()
+    if isinstance(value, Mapping) and "type" in value:
+        usual = _defaults(str(value["type"]))
         unlike = [
-            f"{field.name}={short(getattr(value, field.name))}"
-            for field in dataclasses.fields(value)
-            if field.default is dataclasses.MISSING or getattr(value, field.name) != field.default
+            f"{name}={short(found)}"
+            for name, found in value.items()
+            if name not in ("type", "source") and not (name in usual and usual[name] == found)
         ]
-        return type(value).__name__ + (f"({', '.join(unlike)})" if unlike else "")
+        return str(value["type"]) + (f"({', '.join(unlike)})" if unlike else "")
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(short, value))}]"
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+@cache
+def _defaults(name: str) -> dict[str, Any]:
+    """Field of a class -> its default in a spec, of fields that have one; nothing of a class that is not known."""
+    found = next((members(kind)[name] for kind in kinds().values() if name in members(kind)), None)
+    if found is None:
+        return {}
+    plain = {f.name: f.default for f in dataclasses.fields(found) if f.default is not dataclasses.MISSING}
+    return {key: _as_json(value) for key, value in plain.items()}
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, Component):
+        return value.spec()
+    return [_as_json(v) for v in value] if isinstance(value, list | tuple) else value

@@ -166,6 +166,8 @@ def askable_of(experiment: Experiment, metrics: Sequence[Metric]) -> dict[str, s
 def _lacking(
     target: Target, metrics: Sequence[Metric], model: bool, train: bool, has_score: bool, has_density: bool
 ) -> dict[str, str]:
+    if not metrics:
+        return {}
     stream = Rng(0).stream("askable")
     points = target.sample(2, stream).numpy()
     exact = Exact(target, VE())

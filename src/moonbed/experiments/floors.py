@@ -28,8 +28,10 @@ class FloorPlan:
     """What the store lacks of the null draws of some metrics, as tasks; and what takes in their events."""
 
     def __init__(self, store: Store, target: Target, metrics: Sequence[Metric], n: int, draws: int) -> None:
-        lacking = askable(target, metrics)
-        metrics = [metric for metric in metrics if metric.id not in lacking and metric.null is None]
+        metrics = [metric for metric in metrics if metric.null is None]
+        short = [metric for metric in metrics if len(load_floor(store, target, metric, n)) < draws]
+        lacking = askable(target, short)
+        metrics = [metric for metric in short if metric.id not in lacking]
         self._store, self._target, self._metrics, self._n = store, target, metrics, n
         self._held = {metric.id: load_floor(store, target, metric, n) for metric in metrics}
         missing = [(k, [m for m in metrics if len(self._held[m.id]) <= k]) for k in range(draws)]

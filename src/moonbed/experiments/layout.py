@@ -10,7 +10,19 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["DATA", "LARGEST", "Name", "in_order", "is_folder", "is_lock", "is_search", "is_temporary", "read_name"]
+__all__ = [
+    "DATA",
+    "LARGEST",
+    "Name",
+    "in_order",
+    "is_beside",
+    "is_folder",
+    "is_lock",
+    "is_search",
+    "is_temporary",
+    "is_token",
+    "read_name",
+]
 
 _ID = "[0-9a-f]{16}"
 _NUMBER = "0|[1-9][0-9]{0,11}"
@@ -109,6 +121,16 @@ def is_lock(name: str) -> bool:
 def is_search(name: str) -> bool:
     """Whether a name is of a search: a study with a store of its own, or what a trial had on its way."""
     return name.startswith("searches/") or re.fullmatch(rf"{_ID}/{_ID}/rungs[.]json", name, re.ASCII) is not None
+
+
+def is_beside(name: str) -> bool:
+    """Whether a name at the root is that of a file which commands keep beside the runs: a page, the index."""
+    return name == "report.html" or name.startswith("index.sqlite") or is_token(name)
+
+
+def is_token(name: str) -> bool:
+    """Whether a name is that of a file by which a distant machine shows that it sees the store."""
+    return re.fullmatch(r"[.]seen[.][a-z]+[.][0-9a-f]{8}", name, re.ASCII) is not None
 
 
 def is_folder(name: str) -> bool:

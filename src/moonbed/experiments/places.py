@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 from moonbed.component import SpecError
 
-__all__ = ["Found", "create", "find", "located", "put", "read", "remote", "remove"]
+__all__ = ["Found", "beginning", "create", "find", "located", "put", "read", "remote", "remove"]
 
 _OBJECTS = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "r2", "memory"})
 """Protocols of stores without folders."""
@@ -149,6 +149,20 @@ def find(path: Path, *patterns: str) -> dict[str, Found]:
     wanted = [pattern.split("/") for pattern in patterns]
     names = {key[len(base) + 1 :]: info for key, info in listed.items() if key.startswith(f"{base}/")}
     return {name: _info(names[name]) for name in sorted(names) if _matches(name.split("/"), wanted)}
+
+
+def beginning(root: Path, prefix: str) -> list[tuple[str, ...]]:
+    """The names in a folder, and those in its folders as (folder, name), that begin so; the former first."""
+    first, second = [], []
+    with suppress(OSError), os.scandir(root) as entries:
+        for entry in entries:
+            if entry.name.startswith(prefix):
+                first.append((entry.name,))
+            with suppress(OSError):
+                if entry.is_dir() and entry.name[:1] != ".":
+                    with os.scandir(entry.path) as inner:
+                        second += [(entry.name, e.name) for e in inner if e.name.startswith(prefix)]
+    return [*sorted(first), *sorted(second)]
 
 
 def _matches(parts: list[str], wanted: list[list[str]]) -> bool:

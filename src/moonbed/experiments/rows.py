@@ -147,7 +147,7 @@ def rows(
     for name, found in results.items():
         cells: dict[str, Cell] = {}
         spec, done = found[0].experiment, [r for r in found if r.status == "done"]
-        lacking = askable_of(spec, metrics)
+        lacking = askable_of(spec, [m for m in metrics if not any(m.id in r.answers for r in done)])
         suite_first = tuple(metrics[: len(SUITES["published"])]) == SUITES["published"]
         known = PUBLISHED.get(name.partition(",")[0], ()) if suite_first else ()
         known = (*known, *known[3:4])  # the same number is published for 2|AUC-.5| and meant for 2|mean AUC-.5|

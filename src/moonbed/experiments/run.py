@@ -20,6 +20,7 @@ from moonbed.experiments.averaging import PowerEMA, post_hoc
 from moonbed.experiments.engines import HERE, Engine, Failure, Progress, Task, engine_of
 from moonbed.experiments.evaluate import (
     Answer,
+    answer_name,
     askable_of,
     denoiser_of,
     evaluate,
@@ -27,6 +28,7 @@ from moonbed.experiments.evaluate import (
     exploded,
     generate,
     network_of,
+    read_answer,
     reference,
 )
 from moonbed.experiments.floors import FloorPlan
@@ -51,6 +53,7 @@ else:
 
 __all__ = ["Failure", "Progress", "Result", "choose_device", "execute", "run"]
 
+DEVICES = ("auto", "cpu", "cuda", "mps")
 FAR = 0.2
 """Relative distance of a profile that is not reconstructed any more."""
 CHECKPOINT_SECONDS = 1.0
@@ -93,8 +96,8 @@ class Result:
 def choose_device(name: str = "auto") -> str:
     """The torch device for `auto`, `cpu`, `cuda` or `mps`. Raises `SpecError` for other names and missing devices."""
     found = ["cpu"]
-    if name not in ("cpu", "auto", "cuda", "mps"):
-        raise SpecError([("device", f"no device is called {name!r}; {nearest(name, ['auto', 'cpu', 'cuda', 'mps'])}")])
+    if name not in DEVICES:
+        raise SpecError([("device", f"no device is called {name!r}; {nearest(name, DEVICES)}")])
     if name != "cpu":
         found += ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
     if name == "auto":
@@ -170,6 +173,14 @@ def execute(
     that cannot be asked of a target are left out.
     """
     engine = fitting(engine, store)
+    plans = [
+        FloorPlan(store, target, metrics, n, draws) for target, n in dict.fromkeys((e.law, e.n) for e in experiments)
+    ]
+    if device in DEVICES and not any(plan.missing for plan in plans):
+        held = _held(experiments, metrics, store, doubt)
+        if held is not None:  # nothing is started, and torch is not even imported
+            yield from (([result.experiment], result) for result in held)
+            return
     device = device_on(engine, device)
     engine.warm_up()
     for sampler, schedule in dict.fromkeys((e.sampler, e.schedule or e.training.schedule) for e in experiments):
@@ -181,9 +192,6 @@ def execute(
         groups.sort(key=lambda group: -group[0].training.parameters() * group[0].training.steps)
     bundles = _bundles(groups, device, workers)
     questions, files = [metric.spec() for metric in metrics], files_of([*experiments, *metrics])
-    plans = [
-        FloorPlan(store, target, metrics, n, draws) for target, n in dict.fromkeys((e.law, e.n) for e in experiments)
-    ]
     drawing = [(plan, task) for plan in plans for task in plan.tasks(workers)]
     ahead = engine.spare(len(bundles) + (len(drawing) if workers > 1 else 0))
     root = store.address if engine.distant else str(store.root)
@@ -207,6 +215,31 @@ def execute(
         else:
             k, event = event
             yield groups[bundles[index][k]], event
+
+
+def _held(
+    experiments: Sequence[Experiment], metrics: Sequence[Metric], store: Store, doubt: bool
+) -> list[Result] | None:
+    """The results of experiments of which the store holds all that is asked, undamaged; None where it does not."""
+    out = []
+    try:
+        for experiment in experiments:
+            found, folder, answers = outcome(store, experiment), store.experiment(experiment), {}
+            for training in experiment.needs:
+                store.training(training).verify()
+            if found.status == "missing":
+                return None
+            for metric in metrics if found.status == "done" else ():
+                stored = folder.read_json(answer_name(metric))
+                if stored is None or (doubt and "interval" not in stored):
+                    return None
+                answers[metric.id] = read_answer(stored)
+            if found.status == "done":
+                folder.verify()
+            out.append(replace(found, answers=answers))
+    except StoreError:  # said by whoever computes it
+        return None
+    return out
 
 
 def fitting(engine: Engine, store: Store) -> Engine:

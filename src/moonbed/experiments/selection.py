@@ -11,7 +11,7 @@ from moonbed.experiments.anatomy import about_exact
 from moonbed.experiments.engines import Progress
 from moonbed.experiments.files import Stored
 from moonbed.experiments.inspection import Finding, Inspection, needed_by
-from moonbed.experiments.layout import Name, in_order, is_folder, is_lock, is_search, is_temporary, read_name
+from moonbed.experiments.layout import Name, in_order, is_beside, is_folder, is_lock, is_search, is_temporary, read_name
 from moonbed.experiments.lossfloor import floor_file
 from moonbed.experiments.named import find_experiment
 from moonbed.experiments.seals import unseal
@@ -163,9 +163,6 @@ class _Held:
                     yield f"exact/{digest(about_exact(made.replace(**moved)))}.json"
 
 
-REPORT = "report.html"
-
-
 def verify(store: Store, what: Sequence[str] = ()) -> Iterator[Progress | Finding]:
     """Hold all files of a store, or of some runs, against what they should be; yields progress and what is found.
 
@@ -192,7 +189,7 @@ def verify(store: Store, what: Sequence[str] = ()) -> Iterator[Progress | Findin
         if is_search(text):
             continue
         last = text.rpartition("/")[2]
-        if read_name(text) is None and not is_folder(text) and not is_lock(last) and text != REPORT:
+        if read_name(text) is None and not is_folder(text) and not is_lock(last) and not is_beside(text):
             left = is_temporary(last) is not None
             yield Finding(
                 text, *(("left", "by a writer that was killed") if left else ("unknown", "is no file of a store"))

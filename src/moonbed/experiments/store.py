@@ -41,6 +41,8 @@ from moonbed.experiments.spec import Experiment, Training
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from moonbed.experiments.index import Index
+
 __all__ = ["Folder", "Store", "StoreError"]
 
 T = TypeVar("T")
@@ -286,6 +288,7 @@ class Store:
     def __init__(self, root: str | Path = "runs", readonly: bool = False) -> None:
         self.root, self.readonly = places.located(root), readonly
         self._locks = not places.remote(self.root)
+        self._index: Index | None = None
 
     @classmethod
     def at(cls, store: Store | str | Path) -> Store:
@@ -358,17 +361,28 @@ class Store:
         finally:
             lock.__exit__(None, None, None)
 
+    def index(self) -> Index:
+        """What its runs say, without opening their folders: `index().look()`."""
+        if self._index is None:
+            from moonbed.experiments.index import Index
+
+            self._index = Index(self)
+        return self._index
+
     def find(self, prefix: str) -> list[tuple[str, Folder]]:
         """(kind, folder) of the trainings and experiments whose id begins with `prefix`; kind is the class's name."""
-        named = {"training.json": Training.__name__, "experiment.json": Experiment.__name__}
-        patterns = [f"{where}{prefix}*/{name}" for where in ("", "*/") for name in named]
-        hits = [name.split("/") for name in self.folder().names(*patterns)]
-        return [(named[parts[-1]], self.folder(*parts[:-1])) for parts in sorted(hits, key=len)]
+        kinds = {"training.json": Training.__name__, "experiment.json": Experiment.__name__}
+        if places.remote(self.root):
+            names = self.folder().names(*(f"{above}{prefix}*/{name}" for above in ("", "*/") for name in kinds))
+            hits = [name.rsplit("/", 1) for name in sorted(names, key=lambda name: (name.count("/"), name))]
+            return [(kinds[name], self.folder(*where.split("/"))) for where, name in hits]
+        folders = [self.folder(*where) for where in places.beginning(self.root, prefix)]
+        return [(kind, folder) for folder in folders for name, kind in kinds.items() if (folder.path / name).is_file()]
 
     def runs(self) -> list[tuple[Folder, dict[str, Any]]]:
-        """(folder, record) of all finished experiments, by the time of their record."""
-        found = self.folder().names("*/*/record.json")
-        folders = (self.folder(*name.split("/")[:-1]) for name in sorted(found, key=lambda name: found[name].time))
+        """(folder, record) of all finished experiments, by the time of their record; damaged ones are left out."""
+        done = [run for run in self.index().look() if run.status not in ("unfinished", "damaged")]
+        folders = (self.folder(run.training, run.id) for run in done)
         return [(folder, record) for folder in folders if (record := folder.record())]
 
 

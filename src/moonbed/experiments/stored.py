@@ -12,17 +12,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
+import moonbed
 from moonbed.component import SpecError, digest
 from moonbed.diffusion.regressions import ExactMean
-from moonbed.experiments.differences import differing, short
+from moonbed.experiments.differences import changes, short
 from moonbed.experiments.evaluate import answer_name, read_answer
+from moonbed.experiments.index import Index, Run, moved
 from moonbed.experiments.named import find_experiment
 from moonbed.experiments.plugins import experiments_in
 from moonbed.experiments.presets import BUDGETS, CHANGES, PRESETS, published
 from moonbed.experiments.rows import Rows, rows
 from moonbed.experiments.run import Result, outcome
 from moonbed.experiments.spec import Experiment, Training
-from moonbed.experiments.store import Store, StoreError, load_spec
+from moonbed.experiments.store import Folder, Store, StoreError, load_spec
 from moonbed.metrics import Metric
 from moonbed.metrics.suites import SUITES
 
@@ -32,6 +34,8 @@ __all__ = [
     "groups_of",
     "held",
     "name_of",
+    "names_of",
+    "parsed",
     "questions",
     "seedless",
     "stored_result",
@@ -44,27 +48,27 @@ FEW = 2
 
 def finished(store: Store) -> tuple[list[Experiment], list[str]]:
     """The finished experiments, newest first, and why others cannot be read: one a plug-in defines, for instance."""
+    return parsed(store, _finished(store.index()))
+
+
+def parsed(store: Store, runs: Iterable[Run]) -> tuple[list[Experiment], list[str]]:
+    """The experiments of some runs, read from their folders, and why others cannot be read."""
     found, left_out = [], []
-    for folder, _ in reversed(store.runs()):
+    for run in runs:
         try:
-            found.append(Experiment.parse(load_spec(folder, Experiment)))
+            found.append(Experiment.parse(load_spec(store.folder(run.training, run.id), Experiment)))
         except StoreError as error:
             left_out.append(str(error))
     return found, left_out
 
 
+def _finished(index: Index) -> list[Run]:
+    return [run for run in reversed(index.look()) if run.status not in ("unfinished", "damaged")]
+
+
 def seedless(experiment: Experiment) -> str:
     """A digest that experiments share which are equal up to the seeds of their trainings."""
-    spec, by = experiment.spec(), experiment.training.seed
-
-    def move(training: dict[str, Any] | None) -> None:
-        if training is not None:
-            training["seed"] -= by
-            move(training["teacher"])
-
-    move(spec["training"])
-    move(spec["guide"])
-    return digest(spec)
+    return digest(moved(experiment.spec(), -experiment.training.seed))
 
 
 def by_seed(experiments: Iterable[Experiment]) -> list[list[Experiment]]:
@@ -94,17 +98,36 @@ def _by_digest() -> Mapping[str, str]:
     return {seedless(experiment): name for name, experiment in reversed([*_known().items()])}
 
 
+@cache
+def _specs() -> Mapping[str, dict[str, Any]]:
+    return {name: experiment.spec() for name, experiment in _known().items()}
+
+
 def name_of(experiment: Experiment) -> str:
     """What a run is called that came without a name."""
-    exact = _by_digest().get(seedless(experiment))
+    return _name(moved(experiment.spec(), -experiment.training.seed)) or experiment.id[:8]
+
+
+def _name(spec: dict[str, Any]) -> str:
+    """What a configuration is called, by its spec with the seed 0; empty where it is far from every preset."""
+    exact = _by_digest().get(digest(spec))
     if exact is not None:
         return exact
-    zero = experiment.replace(**{"training.seed": 0})
-    changes = {name: differing((known, zero)) for name, known in _known().items()}
-    nearest = min(changes, key=lambda name: len(changes[name]))
-    if len(changes[nearest]) > FEW:
-        return experiment.id[:8]
-    return f"{nearest} " + " ".join(f"{place}={short(value)}" for place, (_, value) in changes[nearest].items())
+    found: tuple[str, dict[str, Any]] | None = None
+    for name, known in _specs().items():
+        least = FEW if found is None else len(found[1]) - 1
+        unlike = changes(spec, known, least)
+        if unlike is not None:
+            found = name, unlike
+    if found is None:
+        return ""
+    return f"{found[0]} " + " ".join(f"{place}={short(value)}" for place, value in found[1].items())
+
+
+def names_of(index: Index, runs: Iterable[Run]) -> dict[str, str]:
+    """Configuration -> what runs of it are called; empty for those that are called by their ids."""
+    version = digest([moonbed.__version__, *(e.id for e in PRESETS.values())])
+    return index.names(runs, version, _name)
 
 
 # What is asked for
@@ -122,22 +145,44 @@ def groups_of(
     for text in what:
         if (path := _file(text)) is not None:
             experiments_in(path)  # its classes are known from here on
-    stored, left_out = finished(store)
+    index = store.index()
+    groups = _grouped(_finished(index))
     if not what:
-        groups = by_seed(e for e in stored if not _is_link(e))
-        if not groups:
-            raise SpecError([("", f"no finished run in {store.root}; `moonbed run` makes one")])
-        said = [f"left out: {why}" for why in left_out]
-        if most is not None and len(groups) > most:
-            said.append(f"the newest {most} of {len(groups)} rows; name others by their ids")
-        return _distinct([(name_of(group[0]), group) for group in groups[:most]]), said
+        return _newest(store, index, groups, most)
     chosen: list[tuple[str, Experiment]] = []
     for text in what:
-        chosen += _chosen(text, store, stored)
+        chosen += _chosen(text, store, groups)
     names: dict[str, str] = {}
     for name, experiment in chosen:
         names.setdefault(seedless(experiment), name)
     return _distinct([(names[seedless(g[0])], g) for g in by_seed(e for _, e in chosen)]), []
+
+
+def _grouped(runs: Iterable[Run]) -> dict[str, list[Run]]:
+    """Configuration -> its runs, in the order in which they come."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.configuration, []).append(run)
+    return groups
+
+
+def _newest(
+    store: Store, index: Index, groups: Mapping[str, Sequence[Run]], most: int | None
+) -> tuple[dict[str, list[Experiment]], list[str]]:
+    """The newest groups but links, and what is to be said of others."""
+    wanted = [group for group in groups.values() if not _is_link(index.configuration(group[0]))]
+    found: list[list[Experiment]] = []
+    said = [f"left out: {run.message}" for run in index.known() if run.status == "damaged"]
+    for group in wanted:
+        if most is not None and len(found) == most:
+            said.append(f"the newest {most} of {len(wanted)} rows; name others by their ids")
+            break
+        experiments, left_out = parsed(store, group)
+        said += [f"left out: {why}" for why in left_out]
+        found += by_seed(experiments)
+    if not found:
+        raise SpecError([("", f"no finished run in {store.root}; `moonbed run` makes one")])
+    return _distinct([(name_of(group[0]), group) for group in found]), said
 
 
 def _file(text: str) -> str | None:
@@ -147,9 +192,10 @@ def _file(text: str) -> str | None:
     return path if path.endswith(".py") else None
 
 
-def _is_link(experiment: Experiment) -> bool:
+def _is_link(spec: Mapping[str, Any]) -> bool:
     """Whether it was made to take an error apart: another draw from the same weights, or the exact regression."""
-    return experiment.seed != 0 or isinstance(getattr(experiment.training.objective, "regression", None), ExactMean)
+    regression = spec["training"]["objective"].get("regression") or {}
+    return bool(spec["seed"] != 0 or regression.get("type") == ExactMean.__name__)
 
 
 def _distinct(named: Sequence[tuple[str, list[Experiment]]]) -> dict[str, list[Experiment]]:
@@ -159,36 +205,46 @@ def _distinct(named: Sequence[tuple[str, list[Experiment]]]) -> dict[str, list[E
     return out
 
 
-def _chosen(text: str, store: Store, stored: Sequence[Experiment]) -> list[tuple[str, Experiment]]:
+def _chosen(text: str, store: Store, groups: Mapping[str, Sequence[Run]]) -> list[tuple[str, Experiment]]:
     """Name and experiment of all that one text names, every seed."""
     words = text.split()
-    if words and words[0] not in PRESETS and len(words[0]) >= 4 and words[0].isalnum() and store.find(words[0]):
-        return [(name_of(e), e) for e in _by_id(words, store, stored)]
+    if words and words[0] not in PRESETS and len(words[0]) >= 4 and words[0].isalnum():
+        hits = store.find(words[0])
+        if hits:
+            return [(name_of(e), e) for e in _by_id(words, hits, store, groups)]
     whole_file = text.endswith(".py") and len(words) == 1
     wanted = experiments_in(text) if whole_file else dict([find_experiment(text, store)])
-    seeds: dict[str, list[Experiment]] = {}
-    for experiment in stored:
-        seeds.setdefault(seedless(experiment), []).append(experiment)
-    if text in PRESETS and seedless(wanted[text]) not in seeds:
-        variants = {name: e for name, e in _known().items() if name.startswith(f"{text},") and seedless(e) in seeds}
+    if text in PRESETS and seedless(wanted[text]) not in groups:
+        variants = {name: e for name, e in _known().items() if name.startswith(f"{text},") and seedless(e) in groups}
         wanted = variants or wanted
-    missing = [name for name, experiment in wanted.items() if seedless(experiment) not in seeds]
+    missing = [name for name, experiment in wanted.items() if seedless(experiment) not in groups]
     if missing:
         command = f"moonbed run {_file(text) or text}"
         raise SpecError([(name, f"is not in the store {store.root}; `{command}` makes it") for name in missing])
-    return [(name, found) for name, experiment in wanted.items() for found in seeds[seedless(experiment)]]
+    return [(name, e) for name, experiment in wanted.items() for e in _all_of(store, groups[seedless(experiment)])]
 
 
-def _by_id(words: Sequence[str], store: Store, stored: Sequence[Experiment]) -> list[Experiment]:
+def _all_of(store: Store, runs: Sequence[Run]) -> list[Experiment]:
+    """The experiments of runs, all of which can be read."""
+    found, left_out = parsed(store, runs)
+    if left_out:
+        raise SpecError([("", why) for why in left_out])
+    return found
+
+
+def _by_id(
+    words: Sequence[str], hits: Sequence[tuple[str, Folder]], store: Store, groups: Mapping[str, Sequence[Run]]
+) -> list[Experiment]:
     """All experiments of a training, or one experiment."""
-    hits, text = store.find(words[0]), words[0]
+    text = words[0]
     if words[1:]:
         raise SpecError([(" ".join(words), "a stored run is as it is: give its id alone")])
     if len(hits) > 1:
         ids = ", ".join(folder.path.name for _, folder in hits)
         raise SpecError([("", f"{text!r} is the beginning of {len(hits)} ids: {ids}")])
     kind, folder = hits[0]
-    found = [e for e in stored if folder.path.name in (e.id, e.training.id)]
+    name = folder.path.name
+    found = _all_of(store, [run for group in groups.values() for run in group if name in (run.id, run.training)])
     if not found:
         try:
             load_spec(folder, Experiment if kind == "Experiment" else Training)
