@@ -2,7 +2,7 @@
 
 One run of the tool is one experiment, by its id: which steps it holds is asked of the tool's own files, so that a
 command that is given again adds what is missing and nothing twice. Nothing is sent anywhere unless it is asked for: W&B
-is offline unless its mode is "online", and MLflow's count of its users is turned off.
+is offline unless its mode is "online", its reports about itself and MLflow's count of its users are turned off.
 """
 
 from __future__ import annotations
@@ -117,6 +117,8 @@ class _Weights(Log):
     def open(self) -> Any:
         """The run of W&B, begun at the first thing to write."""
         if self._open is None:
+            if self.tracker.mode == "offline":  # else it looks up its server for reports about itself
+                os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
             import wandb
 
             settings = wandb.Settings(
