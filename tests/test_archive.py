@@ -22,15 +22,18 @@ from small import METRICS, only_here, tiny
 from moonbed.diffusion.guidance import AutoGuidance
 from moonbed.diffusion.objectives import Progressive
 from moonbed.diffusion.samplers import DDIM, Jump
-from moonbed.experiments import Store, places, run
+from moonbed.experiments import Experiment, Store, places, run
 from moonbed.experiments.anatomy import Anatomy, save_anatomy
 from moonbed.experiments.archive import MANIFEST, Archive, write_archive
 from moonbed.experiments.averaging import PowerEMA
+from moonbed.experiments.collect import Wanted, collect
+from moonbed.experiments.engines import Progress
 from moonbed.experiments.files import Stored
 from moonbed.experiments.floors import save_floor
 from moonbed.experiments.inspection import Inspection, needed_by
+from moonbed.experiments.layout import is_beside
 from moonbed.experiments.lossfloor import loss_floor
-from moonbed.experiments.selection import Selection, select
+from moonbed.experiments.selection import Selection, select, verify
 from moonbed.experiments.store import save_spec
 from moonbed.experiments.train import State, train
 from moonbed.experiments.transfer import Arrival, receive
@@ -75,6 +78,8 @@ def kept(tmp_path_factory):
     next(train(cut, state))
     save_spec(store.training(cut), cut)
     store.training(cut).save_checkpoint(*state.snapshot(), 0.25)
+    for k, path in enumerate(sorted(store.root.glob("*/*/record.json"), key=lambda p: p.parent.name)):
+        os.utime(path, (1e9 + 1e5 * k,) * 2)  # on many days of 2001
     return store
 
 
@@ -102,7 +107,7 @@ def contents(root: Path) -> dict[str, str]:
     """Path below `root` -> checksum, or `folder`, or where a link leads; locks left out."""
     out = {}
     for path in root.rglob("*"):
-        if path.name != ".lock":
+        if path.name != ".lock" and not is_beside(path.name):  # a lock, the index
             what = str(path.readlink()) if path.is_symlink() else "folder" if path.is_dir() else path.read_bytes()
             out[path.relative_to(root).as_posix()] = what if isinstance(what, str) else hashlib.sha256(what).hexdigest()
     return out
@@ -121,6 +126,7 @@ def test_all_of_a_store_comes_back_byte_for_byte(kept, whole, tmp_path):
     assert {a.what for a in arrivals} == {"new"}
     assert results(into.root) == results(kept.root)
     assert len(results(into.root)) > 50
+    assert Stored(into).finished() == Stored(kept).finished()
     assert {a.what for a in taken(whole, into)} == {"there"}
     assert results(into.root) == results(kept.root)
 
@@ -199,18 +205,35 @@ def test_any_tool_reads_it(whole, tmp_path):
         assert not {Path(name).suffix for name in archive.namelist()} - {".json", ".jsonl", ".npy", ".safetensors"}
 
 
+def test_a_store_under_a_url_takes_and_gives(kept, whole, tmp_path):
+    """There data files have their checksum in their name, in archives not."""
+    pytest.importorskip("upath")
+    there = Store(f"memory://moved-{tmp_path.name}")
+    assert {a.what for a in taken(whole, there)} == {"new"}
+    assert {a.what for a in taken(whole, there)} == {"there"}
+    assert any(name.name != name.plain for name in Stored(there).names())
+    found = [event for event in verify(there) if not isinstance(event, Progress)]
+    assert {f.what for f in found} == {"unfinished"}
+    assert list(collect(there, dry_run=True)) == []
+    back = Store(tmp_path / "back")
+    taken(packed(there, tmp_path / "back.zip", unfinished=True), back)
+    assert results(back.root) == results(kept.root)
+    assert [g.kept for g in collect(there, Wanted(runs=[RUNS["plain"].id]))] == [""] * 5
+    assert there.experiment(RUNS["plain"]).record() is None
+
+
 # What is there stays
 
 
-def other_bits(store: Store, name: str) -> Store:
-    """The store as another machine makes it: the weights of the plain run in other bits, and its samples."""
-    folder = store.training(TEACHER)
+def other_bits(store: Store, made: Experiment) -> Store:
+    """The store as another machine makes it: the weights of an experiment in other bits, and its samples."""
+    folder = store.training(made.training)
     record = folder.record()
     data = bytearray(folder.file("weights.safetensors"))
     data[-1] ^= 1
     files = {"weights.safetensors": bytes(data), "log.jsonl": folder.file("log.jsonl")}
     folder.finish({k: v for k, v in record.items() if k != "files"}, files)
-    folder = store.experiment(RUNS[name])
+    folder = store.experiment(made)
     samples = np.load(io.BytesIO(folder.file("samples.npy")))
     file = io.BytesIO()
     np.save(file, samples + np.float32(1e-6))
@@ -221,7 +244,7 @@ def other_bits(store: Store, name: str) -> Store:
 def test_other_weights_stay_and_nothing_made_with_the_imported_ones_is_mixed_in(kept, tmp_path):
     into = Store(tmp_path / "new")
     taken(packed(kept, tmp_path / "one.zip", [PLAIN.id]), into)
-    other_bits(into, "plain")
+    other_bits(into, PLAIN)
     before = results(into.root)
     archive = packed(kept, tmp_path / "two.zip", [RUNS[name].id for name in ("plain", "sampler", "student", "seed")])
     found = {a.id: a for a in taken(archive, into)}
@@ -238,11 +261,26 @@ def test_other_weights_stay_and_nothing_made_with_the_imported_ones_is_mixed_in(
     assert results(into.root).keys() == results(alone.root).keys()
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_no_student_comes_without_its_teacher_whatever_their_ids(kept, tmp_path, seed):
+    """Ids fall in any order; a teacher that stays is known before its students come."""
+    teacher = TEACHER.replace(steps=100, seed=20 + seed)
+    student = RUNS["student"].replace(**{"training.teacher": teacher, "training.steps": 100})
+    base = PLAIN.replace(training=teacher)
+    made, into = Store(tmp_path / "made"), Store(tmp_path / "into")
+    run([base, student], metrics=(), store=made, device="cpu")
+    taken(packed(made, tmp_path / "one.zip", [base.id]), into)
+    other_bits(into, base)
+    found = {a.id: a.what for a in taken(packed(made, tmp_path / "two.zip"), into)}
+    assert found[teacher.id] == found[base.id] == "kept"
+    assert found[student.training.id] == found[student.id] == "refused"
+
+
 def test_replacing_weights_takes_along_what_was_sampled_from_them(kept, tmp_path):
     into = Store(tmp_path / "new")
     taken(packed(kept, tmp_path / "a.zip", [RUNS["plain"].id]), into)
     taken(packed(kept, tmp_path / "b.zip", [RUNS["sampler"].id]), into)
-    other_bits(into, "sampler")
+    other_bits(into, RUNS["sampler"])
     (arrival, *_) = taken(packed(kept, tmp_path / "c.zip", [RUNS["plain"].id]), into, replace=True)
     assert (arrival.what, arrival.id) == ("replaced", TEACHER.id)
     assert RUNS["sampler"].id in arrival.message

@@ -330,6 +330,9 @@ def test_a_training_without_an_experiment_goes_only_where_nothing_needs_it(store
 def test_age_counts_for_what_is_asked_for(store):
     assert list(collect(store, Wanted(unfinished=True, older_than=1))) == []
     aged(store, hours=25)
+    put(store, f"{CUT.id}/checkpoint.json", (store.root / CUT.id / "checkpoint.json").read_bytes())
+    assert list(collect(store, Wanted(unfinished=True, older_than=1))) == []  # a run goes whole or stays
+    aged(store, hours=25)
     assert list(collect(store, Wanted(unfinished=True, older_than=1))) != []
 
 

@@ -60,9 +60,16 @@ def interrupt_once() -> None:
 
 
 def ignored() -> None:
-    """From now on none of the signals ends this process."""
+    """From now on none of the signals ends this process.
+
+    Not by SIG_IGN: of one that has come already, Python would say that it was "ignored due to race condition".
+    """
     for number in (signal.SIGINT, *_ENDING):
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, _nothing)
+
+
+def _nothing(number: int, frame: FrameType | None) -> None:
+    pass
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import moonbed
+from moonbed.experiments.contents import printable
 from moonbed.experiments.inspection import Source
 from moonbed.experiments.layout import Name, in_order, read_name
 from moonbed.experiments.seals import sealed, unseal
@@ -58,7 +59,7 @@ def write_archive(out: Path, source: Source) -> Iterator[tuple[int, int]]:
             files[name.plain] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
             _add(archive, name.plain, data)
             yield k, len(names)
-        about = {"format": FORMAT, "moonbed": moonbed.__version__, "order": [*source.order()], "files": files}
+        about = {"format": FORMAT, "moonbed": moonbed.__version__, "finished": {**source.finished()}, "files": files}
         _add(archive, MANIFEST, sealed(about, MANIFEST))
 
 
@@ -102,7 +103,7 @@ class Archive:
             raise self._refusal(error) from None
         try:
             self._entries = self._checked_entries()
-            self.version, self._order, self._files = self._manifest()
+            self.version, self._finished, self._files = self._manifest()
             self._names = in_order(name for text in self._files if (name := read_name(text)) is not None)
         except BaseException:
             self._zip.close()
@@ -120,9 +121,9 @@ class Archive:
         """Every file, run by run."""
         return self._names
 
-    def order(self) -> Sequence[str]:
-        """`<training>/<experiment>` of the experiments, as they were finished where the archive was written."""
-        return self._order
+    def finished(self) -> Mapping[str, int]:
+        """`<training>/<experiment>` -> microseconds since 1970, of the records where the archive was written."""
+        return self._finished
 
     def read(self, name: Name) -> bytes:
         """The bytes of a file, held against the manifest."""
@@ -137,7 +138,9 @@ class Archive:
             return error
         if isinstance(error, OSError) and error.strerror:
             return StoreError(f"cannot read {self.path}: {error.strerror}")
-        return StoreError(f"{self.path} is no archive, or a damaged one: {error or type(error).__name__}")
+        return StoreError(
+            f"{self.path} is no archive, or a damaged one: {printable(str(error)) or type(error).__name__}"
+        )
 
     def _refuse(self, name: str, why: str) -> StoreError:
         return StoreError(f"{self.path} is refused: the entry {name[:100]!a} {why}")
@@ -189,17 +192,17 @@ class Archive:
             raise self._refuse(name, "is not as long as it says")
         return data
 
-    def _manifest(self) -> tuple[str, Sequence[str], Mapping[str, Mapping[str, Any]]]:
-        """Version of Moonbed that wrote the archive, the order of its experiments, and its files."""
+    def _manifest(self) -> tuple[str, Mapping[str, int], Mapping[str, Mapping[str, Any]]]:
+        """Version of Moonbed that wrote the archive, when its experiments were finished, and its files."""
         if MANIFEST not in self._entries:
             raise StoreError(f"{self.path} is no archive of Moonbed: it has no {MANIFEST}")
         try:
             manifest = unseal(self._bytes(MANIFEST), MANIFEST)
-            kind, version, order, files = (manifest[key] for key in ("format", "moonbed", "order", "files"))
+            kind, version, times, files = (manifest[key] for key in ("format", "moonbed", "finished", "files"))
             if kind != FORMAT:
                 raise StoreError(f"{self.path} has the format {json.dumps(kind)[:20]}; this version reads {FORMAT}")
             good = isinstance(version, str) and version.isascii() and version.isprintable() and len(version) < 50
-            good = good and isinstance(order, list) and all(isinstance(folder, str) for folder in order)
+            good = good and all(type(time) is int and 0 <= time < 1 << 53 for time in times.values())
             good = good and all(type(f["size"]) is int and isinstance(f["sha256"], str) for f in files.values())
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             good = False
@@ -207,4 +210,4 @@ class Archive:
             raise StoreError(f"{self.path} is damaged: its {MANIFEST} does not match its seal, or is of another form")
         if other := sorted(set(files) ^ (set(self._entries) - {MANIFEST})):
             raise self._refuse(other[0], f"is {'not there' if other[0] in files else 'not in the manifest'}")
-        return version, order, files
+        return version, times, files

@@ -8,6 +8,7 @@ whole or unfinished. A training that another process holds is left alone.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -160,11 +161,13 @@ class _Rules:
                 why[name] = "empty folder"
         names = [known for file in files if (known := read_name(file)) is not None]
         if self.is_training(home):
-            why |= self._of_run(home, names) | self._asked(home, files)
+            why |= self._of_run(home, names)
         elif home in ("floors", "exact"):
             why |= self._damaged(names)
         limit = self.wanted.older_than * 24 * HOUR
-        found = [name for name in sorted(why, key=_first) if self._age(name) >= limit]
+        why = {name: reason for name, reason in why.items() if self._age(name) >= limit}
+        why |= self._asked(home, files) if self.is_training(home) else {}
+        found = sorted(why, key=_first)
         locks = [name for name in files if is_lock(name.rpartition("/")[2])]
         if set(files) == {*found, *locks} and (found or all(self._age(name) > max(HOUR, limit) for name in locks)):
             found += locks
@@ -215,7 +218,23 @@ class _Rules:
             and home not in self.needed
         ):
             out |= dict.fromkeys(own, "training without an experiment")
-        return {name: why for name, why in out.items() if not is_lock(name.rpartition("/")[2])}
+        return self._old_runs(home, {name: why for name, why in out.items() if not is_lock(name.rpartition("/")[2])})
+
+    def _old_runs(self, home: str, found: Mapping[str, str]) -> dict[str, str]:
+        """Those of runs whose newest file is old enough: a run goes whole or stays."""
+        limit, youngest = self.wanted.older_than * 24 * HOUR, dict[str, float]()
+
+        def run_of(name: str) -> str:
+            return home if home in self.chosen or name.count("/") == 1 else "/".join(name.split("/")[:2])
+
+        for name in found:
+            youngest[run_of(name)] = min(youngest.get(run_of(name), math.inf), self._age(name))
+        alone = self.store.folder().alone  # else only its age says that nobody trains it
+        return {
+            name: why
+            for name, why in found.items()
+            if youngest[run_of(name)] >= (limit if alone or why != "unfinished" else max(limit, HOUR))
+        }
 
     def _damaged(self, names: Sequence[Name]) -> dict[str, str]:
         looks = Inspection(Stored(self.store)).findings(names)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from moonbed.experiments.layout import Name, in_order, read_name
@@ -43,11 +43,11 @@ class Stored:
         """The bytes of a file; `StoreError` where there are none."""
         return self._folder.read(name.name)
 
-    def order(self) -> Sequence[str]:
-        """`<training>/<experiment>` of the finished experiments, by the time of their record."""
+    def finished(self) -> Mapping[str, int]:
+        """`<training>/<experiment>` -> microseconds since 1970, of the records of experiments."""
         found, wanted = self._folder.names("*/*/record.json"), {name.name for name in self.names()}
-        records = sorted((name for name in found if name in wanted), key=lambda name: found[name].time)
-        return [name.removesuffix("/record.json") for name in records]
+        times = {name: round(1e6 * seen.time) for name, seen in found.items() if name in wanted}
+        return {name.removesuffix("/record.json"): time for name, time in times.items()}
 
     def _empty(self, folder: Path, before: str) -> Iterator[str]:
         try:

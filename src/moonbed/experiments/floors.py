@@ -60,9 +60,11 @@ class FloorPlan:
         before = len(values)
         while (metric.id, len(values)) in self._fresh:
             values.append(self._fresh[metric.id, len(values)])
-        # Another process may have drawn meanwhile
-        if len(values) > before and len(values) > len(load_floor(self._store, self._target, metric, self._n)):
-            save_floor(self._store, self._target, metric, self._n, values)
+        if len(values) == before:
+            return
+        with self._store.lock("floors"):  # another process may have drawn meanwhile
+            if len(values) > len(load_floor(self._store, self._target, metric, self._n)):
+                save_floor(self._store, self._target, metric, self._n, values)
 
 
 def draw_floors(

@@ -11,15 +11,24 @@ computation gives.
 from __future__ import annotations
 
 import hashlib
-import io
-import json
-import re
-import unicodedata
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from moonbed.component import Component, SpecError, digest
+from moonbed.experiments.contents import (
+    Fault,
+    are_numbers,
+    check_anatomy,
+    check_answer,
+    check_log,
+    check_pointer,
+    check_record,
+    check_samples,
+    is_number,
+    obeyed,
+    printable,
+)
 from moonbed.experiments.layout import Name
 from moonbed.experiments.lossfloor import floor_file
 from moonbed.experiments.seals import unseal
@@ -41,8 +50,8 @@ class Source(Protocol):
     def read(self, name: Name) -> bytes:
         """The bytes of a file; `StoreError` where there are none."""
 
-    def order(self) -> Sequence[str]:
-        """`<training>/<experiment>` of the finished experiments, by the time of their record."""
+    def finished(self) -> Mapping[str, int]:
+        """`<training>/<experiment>` -> microseconds since 1970, of the records of experiments."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +70,6 @@ class Finding:
     message: str
 
 
-class _Fault(ValueError):
-    """What is wrong with the file that is looked at."""
-
-
-_STATE = re.compile(r"checkpoint-(?P<step>[0-9]{1,12})(?:[.][0-9a-f]{16})?[.]safetensors", re.ASCII)
 _FIRST = {"training": 0, "experiment": 0, "record": 1, "sampled": 1, "checkpoint": 1}
 _KIND: dict[str, type[Component]] = {"training": Training, "experiment": Experiment}
 
@@ -100,12 +104,12 @@ class Inspection:
         except (KeyError, TypeError, AttributeError, OverflowError, RecursionError, MemoryError) as error:
             yield Finding(name.name, "damaged", f"is not of the form that such a file has ({type(error).__name__})")
         except (RuntimeError, ValueError) as error:
-            yield Finding(name.name, "damaged", str(error) or type(error).__name__)
+            yield Finding(name.name, "damaged", printable(str(error)) or type(error).__name__)
 
     def _json(self, name: Name, data: bytes) -> dict[str, Any]:
         content = unseal(data, name.place)
-        if self._wary and (text := _obeyed(content)) is not None:
-            raise _Fault(f"has characters that a terminal obeys: {ascii(text)[:60]}")
+        if self._wary and (text := obeyed(content)) is not None:
+            raise Fault(f"has characters that a terminal obeys: {ascii(text)[:60]}")
         return content
 
     # Configurations
@@ -114,11 +118,12 @@ class Inspection:
         content = self._json(name, data)
         spec, own = content.get("spec"), name.experiment or name.training
         if content.get("id") != own or not isinstance(spec, dict) or digest(spec) != own:
-            raise _Fault("is not the configuration that its folder is named for")
+            raise Fault("is not the configuration that its folder is named for")
         if name.experiment and (
             not isinstance(spec.get("training"), dict) or digest(spec["training"]) != name.training
         ):
-            raise _Fault("is in the folder of another training")
+            raise Fault("is in the folder of another training")
+        needed_by(spec)  # whatever class it is of
         self.specs[name.folder] = spec
         yield from self._parse(name, spec, _KIND[name.kind])
         if "record.json" not in there:
@@ -144,33 +149,15 @@ class Inspection:
     def _spec(self, name: Name) -> dict[str, Any]:
         if name.folder not in self.specs:
             kind = "experiment" if name.experiment else "training"
-            raise _Fault(f"has no configuration beside it that can be believed: {kind}.json")
+            raise Fault(f"has no configuration beside it that can be believed: {kind}.json")
         return self.specs[name.folder]
 
     # Records
 
     def _look_at_record(self, name: Name, data: bytes, there: Collection[str]) -> Iterator[Finding]:
-        record, spec = self._json(name, data), self._spec(name)
-        own, listed = name.experiment or name.training, record.get("files")
-        if record.get("id") != own or not isinstance(listed, dict):
-            raise _Fault("is not the record of its folder")
-        numbers, words = ("n", "exploded") if name.experiment else ("step", "parameters"), ("status", "device")
-        if not all(isinstance(record.get(k), str) for k in words) or not isinstance(record.get("versions"), dict):
-            raise _Fault("lacks what a record says: status, device, versions")
-        if any(type(record.get(k)) is not int or record[k] < 0 for k in numbers):
-            raise _Fault(f"lacks numbers: {' and '.join(numbers)}")
-        if not _is_number(record.get("seconds")):
-            raise _Fault("lacks a number: seconds")
-        if name.experiment:
-            good = record["status"] == "done" and record["n"] == spec["n"] and record.get("training") == name.training
-            allowed = [{"samples.npy"}]
-        else:
-            good = record["status"] in ("done", "diverged") and record["step"] <= spec["steps"]
-            good = good and (record["status"] == "done" or isinstance(record.get("message"), str))
-            least = {"weights.safetensors", "log.jsonl"}
-            allowed = [least, least | {"snapshots.safetensors"}, *([set()] if record["status"] == "diverged" else [])]
-        if not good or set(listed) not in allowed or not all(map(_is_sum, listed.values())):
-            raise _Fault("contradicts the configuration beside it")
+        record = self._json(name, data)
+        check_record(record, self._spec(name), name.training, name.experiment)
+        listed = record["files"]
         self.records[name.folder] = record
         for missing in sorted(set(listed) - set(there)):
             yield Finding(f"{name.folder}/{missing}", "damaged", "is in the record, and is not there")
@@ -183,7 +170,7 @@ class Inspection:
         spec, record = self._spec(name), self.records.get(name.folder)
         if record is None:
             if "record.json" in there:
-                raise _Fault("cannot be held against its record")
+                raise Fault("cannot be held against its record")
             yield Finding(name.name, "unfinished", "belongs to no record yet")
             return
         inner = name.plain.rpartition("/")[2]
@@ -191,11 +178,11 @@ class Inspection:
             yield Finding(name.name, "left", "by a process that another was faster than")
             return
         if hashlib.sha256(data).hexdigest() != record["files"].get(inner):
-            raise _Fault("its checksum differs from the record" if inner in record["files"] else "is in no record")
+            raise Fault("its checksum differs from the record" if inner in record["files"] else "is in no record")
         if name.kind == "log":
-            _check_log(data, spec)
+            check_log(data, spec)
         elif name.kind == "samples":
-            _check_samples(data, spec["n"], _dim(self._made.get(name.folder)))
+            check_samples(data, spec["n"], _dim(self._made.get(name.folder)))
         elif isinstance(training := self._made.get(name.folder), Training):
             (check_weights if name.kind == "weights" else check_snapshots)(data, training)
         else:
@@ -205,12 +192,7 @@ class Inspection:
 
     def _look_at_checkpoint(self, name: Name, data: bytes, there: Collection[str]) -> Iterator[Finding]:
         pointer, spec = self._json(name, data), self._spec(name)
-        step, log = pointer.get("step"), pointer.get("log")
-        named = _STATE.fullmatch(str(pointer.get("file")))
-        good = type(step) is int and 0 <= step <= spec["steps"] and named is not None and int(named["step"]) == step
-        if not good or not _is_sum(pointer.get("sha256")) or not _is_number(pointer.get("seconds")):
-            raise _Fault("is no pointer to a state of this training")
-        _check_lines(log, spec)
+        check_pointer(pointer, spec)
         self._pointers[name.folder] = pointer
         if "record.json" in there:
             yield Finding(name.name, "left", "by a training that is finished")
@@ -226,7 +208,7 @@ class Inspection:
             yield Finding(name.name, "left", "is needed no more, or named by no checkpoint.json")
             return
         if hashlib.sha256(data).hexdigest() != pointer["sha256"]:
-            raise _Fault("its checksum differs from checkpoint.json")
+            raise Fault("its checksum differs from checkpoint.json")
         check_checkpoint(data, made if isinstance(made, Training) else None)
 
     # Answers
@@ -235,36 +217,24 @@ class Inspection:
         answer, spec = self._json(name, data), self._spec(name)
         metric = answer.get("metric")
         if not isinstance(metric, dict) or digest(metric) != name.id:
-            raise _Fault("is not the answer that it is named for")
-        ends = answer.get("interval")
-        if answer.get("n") != spec["n"] or not _is_number(answer.get("value")):
-            raise _Fault("holds no value of these samples")
-        if not isinstance(answer.get("details", {}), dict):
-            raise _Fault("holds no details")
-        if ends is not None and not (isinstance(ends, list) and len(ends) == 2 and all(map(_is_number, ends))):
-            raise _Fault("holds no interval")
+            raise Fault("is not the answer that it is named for")
+        check_answer(answer, spec["n"])
         yield from self._parse(Name(name.name, name.kind), metric, Metric)
 
     def _look_at_anatomy(self, name: Name, data: bytes, there: Collection[str]) -> Iterator[Finding]:
         found = self._json(name, data)
         self._spec(name)
-        if any(type(found.get(k)) is not int or found[k] < 1 for k in ("repeats", "seeds")):
-            raise _Fault("says no number of repeats and seeds")
-        for part in ("values", "score_error"):
-            tables = found.get(part)
-            groups = tables.values() if isinstance(tables, dict) else [None]
-            if not all(isinstance(g, dict) and all(map(_are_numbers, g.values())) for g in groups):
-                raise _Fault(f"holds no {part}")
+        check_anatomy(found)
         yield from ()
 
     def _look_at_floor(self, name: Name, data: bytes, there: Collection[str]) -> Iterator[Finding]:
         found = self._json(name, data)
         parts = [found.get(k) for k in ("target", "metric", "n")]
-        if digest(parts) != name.id or not _are_numbers(found.get("draws")) or type(parts[2]) is not int:
-            raise _Fault("is not the floor that it is named for")
+        if digest(parts) != name.id or not are_numbers(found.get("draws")) or type(parts[2]) is not int:
+            raise Fault("is not the floor that it is named for")
         for part, kind in zip(parts, (Target, Metric), strict=False):
             if not isinstance(part, dict):
-                raise _Fault("is of no target and metric")
+                raise Fault("is of no target and metric")
             yield from self._parse(Name(name.name, name.kind), part, kind)
 
     def _look_at_exact(self, name: Name, data: bytes, there: Collection[str]) -> Iterator[Finding]:
@@ -272,14 +242,14 @@ class Inspection:
         if "about" in found:
             values = found.get("values")
             if digest(found["about"]) != name.id or not isinstance(values, dict):
-                raise _Fault("is not what it is named for")
-            good = all(map(_is_number, values.values()))
+                raise Fault("is not what it is named for")
+            good = all(map(is_number, values.values()))
         else:
-            good = all(_is_number(found.get(k)) for k in ("value", "error")) and type(found.get("rows")) is int
+            good = all(is_number(found.get(k)) for k in ("value", "error")) and type(found.get("rows")) is int
             made = self._made.get(str(found.get("loss floor of")))
             good = good and (not isinstance(made, Training) or floor_file(made, found["rows"]) == name.inner)
         if not good:
-            raise _Fault("holds no values of the exact denoiser")
+            raise Fault("holds no values of the exact denoiser")
         yield from ()
 
 
@@ -292,14 +262,6 @@ def needed_by(spec: dict[str, Any]) -> list[str]:
         return []
     parts = [spec["training"], *([spec["guide"]] if spec.get("guide") else [])]
     return list(dict.fromkeys(id for part in parts for id in needed_by(part)))
-
-
-def _obeyed(data: Any) -> str | None:
-    """A text in JSON that a terminal would obey instead of print, None where there is none."""
-    if isinstance(data, str):
-        return data if any(unicodedata.category(c) in ("Cc", "Cf", "Cs") and c not in "\n\t" for c in data) else None
-    inner = [*data, *data.values()] if isinstance(data, dict) else data if isinstance(data, list) else []
-    return next(filter(None, map(_obeyed, inner)), None)
 
 
 def _without_files(data: Any) -> Any:
@@ -323,42 +285,3 @@ def _dim(experiment: Component | None) -> int | None:
         return experiment.training.target.dim if isinstance(experiment, Experiment) else None
     except SpecError:  # data that are elsewhere
         return None
-
-
-def _is_number(value: Any) -> bool:
-    return (isinstance(value, int | float) and not isinstance(value, bool)) or value in ("nan", "inf", "-inf")
-
-
-def _are_numbers(values: Any) -> bool:
-    return isinstance(values, list) and all(map(_is_number, values))
-
-
-def _is_sum(value: Any) -> bool:
-    return isinstance(value, str) and len(value) == 64 and not set(value) - set("0123456789abcdef")
-
-
-def _check_lines(lines: Any, spec: dict[str, Any]) -> None:
-    good = isinstance(lines, list) and all(
-        isinstance(line, dict) and type(line.get("step")) is int and _is_number(line.get("loss")) for line in lines
-    )
-    steps = [line["step"] for line in lines] if good else []
-    if not good or any(a >= b for a, b in zip([0, *steps], [*steps, spec["steps"] + 1], strict=True)):
-        raise _Fault("is no log of step and loss")
-
-
-def _check_log(data: bytes, spec: dict[str, Any]) -> None:
-    _check_lines([json.loads(line) for line in data.splitlines()], spec)
-
-
-def _check_samples(data: bytes, n: int, dim: int | None) -> None:
-    """Hold an .npy file against its shape before anything is made of what its header says."""
-    import numpy as np
-
-    file = io.BytesIO(data)
-    if np.lib.format.read_magic(file) != (1, 0):
-        raise _Fault("is no .npy file of version 1.0")
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-    if len(shape) != 2 or shape[0] != n or dim not in (None, shape[1]) or fortran or dtype.str not in ("<f4", "<f8"):
-        raise _Fault(f"should be {n} x {dim or 'dim'} numbers, and is {shape} of {dtype.str}")
-    if len(data) - file.tell() != n * shape[1] * dtype.itemsize:
-        raise _Fault("is longer or shorter than its header says")

@@ -7,9 +7,11 @@ the file that defines it, so it is the same from a copy of that file, wherever i
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import importlib
 import secrets
+import shutil
 import socket
 import sys
 import tempfile
@@ -44,7 +46,7 @@ class Parcel:
         """The events of the task, in this process; a `Failure` where this machine cannot do it as the other would."""
         try:
             self._check()
-            task = replace(self.task, files=_unpacked(self.sources))
+            task = replace(self.task, files=_unpacked(self.task.files, self.sources))
         except Exception as error:
             yield failure(error)
             return
@@ -104,24 +106,33 @@ def _seen(root: str, token: str) -> bool:
 
 
 def _sources(files: Sequence[str]) -> dict[str, bytes]:
+    """Path -> content of plug-in files, and of the modules beside them that are imported here: they may need those."""
+    own = [Path(file).resolve() for file in files]
+    loaded = [Path(file).resolve() for m in list(sys.modules.values()) if (file := getattr(m, "__file__", None))]
+    beside = [path for path in loaded if path.suffix == ".py" and path.parent in {p.parent for p in own}]
     try:
-        return {str(Path(file).resolve()): Path(file).read_bytes() for file in files}
+        return {str(path): path.read_bytes() for path in dict.fromkeys([*own, *beside])}
     except OSError as error:
         raise SpecError(
             [(str(error.filename), f"cannot be read ({error.strerror}), and other machines need it")]
         ) from None
 
 
-def _unpacked(sources: Mapping[str, bytes]) -> list[str]:
-    """Paths of these files on this machine: where they were, or copies side by side that import one another by name."""
+def _unpacked(files: Sequence[str], sources: Mapping[str, bytes]) -> list[str]:
+    """Paths of plug-in files on this machine: where they were, or copies that import one another by their names."""
     if all(Path(path).is_file() and Path(path).read_bytes() == text for path, text in sources.items()):
-        return list(sources)
-    name = hashlib.sha256(repr(sorted(sources.items())).encode()).hexdigest()[:16]
-    folder = Path(tempfile.gettempdir()) / f"moonbed-{name}-{secrets.token_hex(4)}"
-    known = next((p for p in sys.path if Path(p).name.startswith(f"moonbed-{name}-")), None)
+        return list(files)
+    name = f"moonbed-{hashlib.sha256(repr(sorted(sources.items())).encode()).hexdigest()[:16]}-"
+    known = next((path for path in sys.path if Path(path).name.startswith(name)), None)
     if known is None:
-        folder.mkdir(mode=0o700)
+        known = tempfile.mkdtemp(prefix=name)  # for its owner alone
+        atexit.register(shutil.rmtree, known, ignore_errors=True)
         for path, text in sources.items():
-            (folder / Path(path).name).write_bytes(text)
-        sys.path.append(str(folder))
-    return [str(Path(known or folder) / Path(path).name) for path in sources]
+            (Path(known) / Path(path).name).write_bytes(text)
+        sys.path.append(known)
+    out = [Path(known) / Path(file).name for file in files]
+    for name in [copy.stem for copy in out]:
+        if name not in sys.modules and name.isidentifier():
+            with suppress(Exception):  # as its neighbours would, so that it is one module and not two
+                importlib.import_module(name)
+    return [str(path) for path in out]

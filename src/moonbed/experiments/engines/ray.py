@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -98,6 +99,9 @@ class Ray(Engine):
         finally:
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, on_term)  # Ray's own would end this process before it has said so
+        private = ray._private.worker
+        if hasattr(private, "print_to_stdstream"):  # it prints deaths on standard output, which is for results
+            private.print_to_stdstream = _told
         return ray
 
     def _check_room(self, nodes: Sequence[dict[str, Any]]) -> None:
@@ -109,6 +113,12 @@ class Ray(Engine):
         short = "gpus" if any(r.get("CPU", 0.0) >= self.cpus for r in there) else "cpus"
         wanted = f"a task needs {self.cpus:g} cores and {self.gpus:g} GPUs"
         raise SpecError([(short, f"{wanted}, and no machine has them; there are: {'; '.join(words) or 'none'}")])
+
+
+def _told(data: dict[str, Any], ignore_prefix: bool) -> None:
+    """The first sentence of what Ray says of workers and machines, on standard error."""
+    line = " ".join(" ".join(data["lines"]).split()).split(". ")[0]
+    sys.stderr.write(f"Ray: {line[:200]}\n")
 
 
 class _Channel:
@@ -148,7 +158,8 @@ class _Work:
         self.work = ray.remote(**given, retry_exceptions=False)(_work)
         here = ray.get_runtime_context().get_node_id()
         affinity = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(here, soft=True)
-        self.channel = ray.remote(num_cpus=0, scheduling_strategy=affinity)(_Channel).remote()
+        self.channel = ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=affinity)(_Channel).remote()
+        self.asked: Any = None
         self.running: dict[Any, int] = {}
 
     def run(self) -> Iterator[tuple[int, Any]]:
@@ -171,10 +182,15 @@ class _Work:
 
     def _said(self) -> list[tuple[int, Any]]:
         """How far the running tasks are, as far as it is known here."""
-        try:
-            said = self.ray.get(self.channel.take.remote(), timeout=5)
-        except self.ray.exceptions.RayError:
+        self.asked = self.asked or self.channel.take.remote()
+        ready, _ = self.ray.wait([self.asked], timeout=OFTEN)
+        if not ready:
             return []
+        try:
+            said = self.ray.get(self.asked)
+        except self.ray.exceptions.RayError:
+            said = []
+        self.asked = None
         return [(index, event) for index, event in said if index in self.running.values()]
 
     def _returned(self, ref: Any) -> list[Any]:
