@@ -71,9 +71,14 @@ PARTS: dict[str, Part] = {
 
 def _import_all() -> None:
     """Children are forked from a process that has imported all that a command needs."""
-    with tempfile.TemporaryDirectory() as warm, Path(os.devnull).open("w") as nowhere:
-        with redirect_stdout(nowhere), redirect_stderr(nowhere), suppress(SystemExit):
-            command(Path(warm))
+    with (
+        tempfile.TemporaryDirectory() as warm,
+        Path(os.devnull).open("w") as nowhere,
+        redirect_stdout(nowhere),
+        redirect_stderr(nowhere),
+        suppress(SystemExit),
+    ):
+        command(Path(warm))
 
 
 def line(count: Count) -> str:
