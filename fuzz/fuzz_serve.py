@@ -59,6 +59,7 @@ def one(data: bytes) -> None:
     path = draw.one_of(["", "/", "/runs/", "/api/runs/", "/static/", "/api/runs"]) + "".join(
         draw.text() for _ in range(draw.below(4))
     )
+    path = path.encode("utf-8", "replace").decode()  # a server decodes what it gets so
     host = draw.one_of(["127.0.0.1", "localhost:80", draw.text()]).encode("utf-8", "replace")
     method = draw.one_of(["GET", "GET", "HEAD", draw.text().encode("ascii", "replace").decode()])
     headers = [

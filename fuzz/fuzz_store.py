@@ -23,8 +23,9 @@ with atheris.instrument_imports(include=["moonbed"]):
     from moonbed.experiments.anatomy import PARTS, load_anatomy
     from moonbed.experiments.floors import load_floor, save_floor
     from moonbed.experiments.lossfloor import loss_floor
+    from moonbed.experiments.seals import sealed
     from moonbed.experiments.spec import Experiment, Training
-    from moonbed.experiments.store import Folder, StoreError, _sealed, load_spec, save_spec
+    from moonbed.experiments.store import Folder, StoreError, load_spec, save_spec
     from moonbed.experiments.stored import finished, held, questions, stored_result, stored_rows
     from moonbed.experiments.train import State, train
     from moonbed.export.runs import export, find_run
@@ -60,11 +61,17 @@ def made() -> Store:
 
 
 STORE = made()
-KEPT = {path: path.read_bytes() for path in sorted(ROOT.rglob("*")) if path.is_file()}
+KEPT = {path: path.read_bytes() for path in sorted(ROOT.rglob("*")) if path.is_file() and path.name != ".lock"}
 FILES = [path for path in KEPT if path.suffix == ".json"]
 NAMES = ["../weights.safetensors", "weights.safetensors", "/dev/zero", "../../../x", "record.json", "done", "diverged"]
 for path in FILES:
     NAMES += [*json.loads(KEPT[path])]
+
+
+def place(path: Path) -> str:
+    """What a seal says of where its file belongs, as the folder that reads it does."""
+    above = path.parent.parent if path.parent.name == "metrics" else path.parent
+    return f"{above.name}/{path.relative_to(above).as_posix()}"
 
 
 def one(data: bytes) -> None:
@@ -75,10 +82,10 @@ def one(data: bytes) -> None:
         text = draw.from_.ConsumeBytes(4000)
     else:
         given = json.loads(KEPT[path])
-        del given["seal"]
+        given = {key: value for key, value in given.items() if key not in ("seal", "place")}
         given = draw.mutated(given)
         try:
-            text = _sealed(given) if isinstance(given, dict) else json.dumps(given).encode()
+            text = sealed(given, place(path)) if isinstance(given, dict) else json.dumps(given).encode()
         except ValueError:
             return
     try:

@@ -14,7 +14,6 @@ with atheris.instrument_imports(include=["moonbed"]):
 
     from moonbed.component import SpecError
     from moonbed.experiments.store import StoreError
-    from moonbed.live import Document
 
 TRAINING, SAMPLES = store.STORE.training(store.DONE.training), store.STORE.experiment(store.DONE)
 CUT = store.STORE.training(store.CUT)
@@ -57,7 +56,7 @@ def one(data: bytes) -> None:
     content = changed(draw, RIGHT[folder.path / name], name)
     pointer = "checkpoint.json" if folder is CUT else "record.json"
     record = json.loads(store.KEPT[folder.path / pointer])
-    del record["seal"]
+    del record["seal"], record["place"]
     sha256 = hashlib.sha256(content).hexdigest()
     if folder is CUT:
         record["sha256"] = sha256
@@ -65,13 +64,10 @@ def one(data: bytes) -> None:
         record["files"][name] = sha256
     try:
         (folder.path / name).write_bytes(content)
-        (folder.path / pointer).write_bytes(store._sealed(record))
+        (folder.path / pointer).write_bytes(store.sealed(record, f"{folder.path.name}/{pointer}"))
         store.read(folder.path / pointer, draw)
-        if how := draw.below(4):
-            denoiser = store.RUN.denoiser_in(store.STORE, store.DONE, "cpu")
-            if denoiser is not None and how == 1:
-                document = Document()
-                document.add("x", None, store.DONE, [denoiser.network.state_dict()])
+        if draw.below(2):
+            store.RUN.denoiser_in(store.STORE, store.DONE, "cpu")
     finally:
         (folder.path / name).write_bytes(RIGHT[folder.path / name])
         (folder.path / pointer).write_bytes(store.KEPT[folder.path / pointer])

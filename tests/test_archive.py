@@ -22,7 +22,7 @@ from small import METRICS, only_here, tiny
 from moonbed.diffusion.guidance import AutoGuidance
 from moonbed.diffusion.objectives import Progressive
 from moonbed.diffusion.samplers import DDIM, Jump
-from moonbed.experiments import Store, places, run
+from moonbed.experiments import Experiment, Store, places, run
 from moonbed.experiments.anatomy import Anatomy, save_anatomy
 from moonbed.experiments.archive import MANIFEST, Archive, write_archive
 from moonbed.experiments.averaging import PowerEMA
@@ -225,15 +225,15 @@ def test_a_store_under_a_url_takes_and_gives(kept, whole, tmp_path):
 # What is there stays
 
 
-def other_bits(store: Store, name: str) -> Store:
-    """The store as another machine makes it: the weights of the plain run in other bits, and its samples."""
-    folder = store.training(TEACHER)
+def other_bits(store: Store, made: Experiment) -> Store:
+    """The store as another machine makes it: the weights of an experiment in other bits, and its samples."""
+    folder = store.training(made.training)
     record = folder.record()
     data = bytearray(folder.file("weights.safetensors"))
     data[-1] ^= 1
     files = {"weights.safetensors": bytes(data), "log.jsonl": folder.file("log.jsonl")}
     folder.finish({k: v for k, v in record.items() if k != "files"}, files)
-    folder = store.experiment(RUNS[name])
+    folder = store.experiment(made)
     samples = np.load(io.BytesIO(folder.file("samples.npy")))
     file = io.BytesIO()
     np.save(file, samples + np.float32(1e-6))
@@ -244,7 +244,7 @@ def other_bits(store: Store, name: str) -> Store:
 def test_other_weights_stay_and_nothing_made_with_the_imported_ones_is_mixed_in(kept, tmp_path):
     into = Store(tmp_path / "new")
     taken(packed(kept, tmp_path / "one.zip", [PLAIN.id]), into)
-    other_bits(into, "plain")
+    other_bits(into, PLAIN)
     before = results(into.root)
     archive = packed(kept, tmp_path / "two.zip", [RUNS[name].id for name in ("plain", "sampler", "student", "seed")])
     found = {a.id: a for a in taken(archive, into)}
@@ -261,11 +261,26 @@ def test_other_weights_stay_and_nothing_made_with_the_imported_ones_is_mixed_in(
     assert results(into.root).keys() == results(alone.root).keys()
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_no_student_comes_without_its_teacher_whatever_their_ids(kept, tmp_path, seed):
+    """Ids fall in any order; a teacher that stays is known before its students come."""
+    teacher = TEACHER.replace(steps=100, seed=20 + seed)
+    student = RUNS["student"].replace(**{"training.teacher": teacher, "training.steps": 100})
+    base = PLAIN.replace(training=teacher)
+    made, into = Store(tmp_path / "made"), Store(tmp_path / "into")
+    run([base, student], metrics=(), store=made, device="cpu")
+    taken(packed(made, tmp_path / "one.zip", [base.id]), into)
+    other_bits(into, base)
+    found = {a.id: a.what for a in taken(packed(made, tmp_path / "two.zip"), into)}
+    assert found[teacher.id] == found[base.id] == "kept"
+    assert found[student.training.id] == found[student.id] == "refused"
+
+
 def test_replacing_weights_takes_along_what_was_sampled_from_them(kept, tmp_path):
     into = Store(tmp_path / "new")
     taken(packed(kept, tmp_path / "a.zip", [RUNS["plain"].id]), into)
     taken(packed(kept, tmp_path / "b.zip", [RUNS["sampler"].id]), into)
-    other_bits(into, "sampler")
+    other_bits(into, RUNS["sampler"])
     (arrival, *_) = taken(packed(kept, tmp_path / "c.zip", [RUNS["plain"].id]), into, replace=True)
     assert (arrival.what, arrival.id) == ("replaced", TEACHER.id)
     assert RUNS["sampler"].id in arrival.message

@@ -274,11 +274,19 @@ ATTACKS = {
     "a hundred teachers": respecified(
         lambda spec: [spec.update(teacher=json.loads(json.dumps(spec))) for _ in range(8)]
     ),
+    "a class of nobody and a teacher in words": respecified(lambda spec: spec.update(teacher="evil", source="0" * 16)),
+    "a class of nobody and a teacher of nobody": respecified(
+        lambda spec: spec.update(teacher={**spec, "seed": 9}, source="0" * 16)
+    ),
+    "a class of nobody and steps in words": respecified(lambda spec: spec.update(steps="many", source="0" * 16)),
     # records
     "no record": without(f"{T}/record.json"),
     "no record of samples": without(f"{E}/record.json"),
     "no weights": without(f"{T}/weights.safetensors"),
     "no configuration": without(f"{T}/training.json"),
+    "an experiment on an unfinished training": without(
+        f"{T}/record.json", f"{T}/weights.safetensors", f"{T}/log.jsonl"
+    ),
     "samples alone": without(f"{T}/training.json", f"{T}/record.json", f"{T}/weights.safetensors", f"{T}/log.jsonl"),
     "a record that leads out": edited(f"{T}/record.json", lambda data: data["files"].update({"../../evil": "0" * 64})),
     "a record of nothing": edited(f"{T}/record.json", lambda data: data.update(files={})),
@@ -290,6 +298,10 @@ ATTACKS = {
     "a record of fewer samples": edited(f"{E}/record.json", lambda data: data.update(n=7)),
     # data
     "weights that are a pickle": data_file(f"{T}/weights.safetensors", lambda _: pickle.dumps(Evil())),
+    "weights with an escape": data_file(
+        f"{T}/weights.safetensors", tensors(lambda found: {f"\x1b[31m{k}": v for k, v in found.items()})
+    ),
+    "a header with an escape": data_file(f"{E}/samples.npy", lambda _: header("\x1b[31m{'a': 1}")),
     "weights of torch.save": data_file(f"{T}/weights.safetensors", lambda data: torch_saved(data)),
     "weights of another shape": data_file(
         f"{T}/weights.safetensors", tensors(lambda found: {k: v[..., None] for k, v in found.items()})
@@ -315,6 +327,7 @@ ATTACKS = {
     "samples with code for a header": data_file(
         f"{E}/samples.npy", lambda _: header("__import__('os').system('touch evil')")
     ),
+    "samples with an open bracket": data_file(f"{E}/samples.npy", lambda _: header("{'descr': [('a', '<f4'")),
     "samples with more behind them": data_file(f"{E}/samples.npy", lambda data: data + b"evil"),
     "a log of code": data_file(f"{T}/log.jsonl", lambda _: b"import os\n"),
     "a log that goes back": data_file(

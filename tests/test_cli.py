@@ -26,7 +26,7 @@ TINY = [
     "training.network.hidden=[16]",
 ]
 CHEAP = ["--metrics", "SlicedW1", "--draws", "2", "--jobs", "1", "--device", "cpu"]
-COMMANDS = ["run", "reproduce", "evaluate", "compare", "anatomy", "export", "list", "show"]
+COMMANDS = ["run", "reproduce", "evaluate", "compare", "anatomy", "export", "import", "gc", "verify", "list", "show"]
 
 
 @pytest.fixture(scope="module")
@@ -289,6 +289,19 @@ MISTAKES = [
     (["compare", "ddpm", "ema n=50"], "n: differs: 5000 and 50"),
     (["compare", "ddpm", "ema", "n=50,60"], "one experiment at a time"),
     (["compare", "ddpm", "mine.py"], "no Python file"),
+    (["export", "--format", "result"], "--format: no such name 'result'; did you mean 'results'?"),
+    (["export"], "no finished run in runs; `moonbed run` makes one"),
+    (["export", "fast", "ema", "--format", "onnx"], "--format: onnx is of one finished run; results are of several"),
+    (["export", "0123456789abcdef", "--out", "x.zip"], "is called '0123456789abcdef'"),
+    (["export", "fast", "--out", "x.zip"], "is not in the store runs; `moonbed run fast` makes it"),
+    (["export", "--out", "{tmp}"], "is a folder; name a file"),
+    (["export", "--out", "{tmp}/file"], "{tmp}/file exists already; --force writes over it"),
+    (["import", "nothing.zip"], "no file or folder nothing.zip"),
+    (["import", "{tmp}/file"], "{tmp}/file is no archive, or a damaged one"),
+    (["import", "/dev/null"], "/dev/null is no file"),
+    (["gc", "--runs", "0123456789abcdef"], "--runs: '0123456789abcdef' is no run in runs"),
+    (["gc", "--older-than", "-1"], "--older-than: should be at least 0, given -1"),
+    (["verify"], "--store: no folder runs"),
     (["anatomy", "residul"], "did you mean 'residual'?"),
     (["anatomy", "ddpm", "--repeats", "1"], "--repeats: should be at least 2, given 1"),
     (["anatomy", "ddpm", "--out", "/dev/null/x"], "cannot write /dev/null/x"),

@@ -96,16 +96,16 @@ def test_an_interrupt_while_writing_leaves_what_was_there(tmp_path, monkeypatch,
 @pytest.mark.parametrize("where", ["fsync", "replace"])
 def test_a_death_while_writing_leaves_what_was_there_and_a_file_that_is_swept(tmp_path, where):
     folder = Folder(tmp_path / "id")
-    folder.finish({"a": 1}, {})
+    folder.finish({"status": "done", "a": 1}, {})
     child = os.fork()
     if child == 0:
         owner = os if where == "fsync" else Path
         setattr(owner, where, lambda *_: os._exit(7))
-        folder.finish({"a": 2}, {})
+        folder.finish({"status": "done", "a": 2}, {})
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     assert len(names_in(folder.path)) == 2
-    assert folder.record() == {"a": 1, "files": {}}
+    assert folder.record() == {"status": "done", "a": 1, "files": {}}
     assert Store(tmp_path).runs() == []
     folder.verify()
     (folder.path / ".lock").touch()

@@ -10,9 +10,10 @@ your objects with IPython), which Jupyter, VS Code, Colab and marimo follow.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-__all__ = ["Shown"]
+__all__ = ["Shown", "printable"]
 
 face: Any = None
 
@@ -28,3 +29,14 @@ class Shown:
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         return {"text/plain": str(face.text(self)), "text/html": self._repr_html_()}
+
+
+_MOVES = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
+
+
+def printable(text: str) -> str:
+    r"""Text without what moves a cursor, turns its direction, or is no character: `\u001b` in the place of an escape.
+
+    Line ends and tabs stay. What a terminal is sent of names and messages from elsewhere comes through here.
+    """
+    return _MOVES.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

@@ -16,6 +16,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 import moonbed
 from moonbed import signals
+from moonbed._shown import printable
 from moonbed.component import SpecError
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ app = App(
     version=moonbed.__version__,
     help="A test bed for diffusion and flow models on distributions whose exact law is known.",
     help_epilogue="Configurations are named by an id; what `runs/` holds is not computed again. Exit status: 0 done, "
-    "1 a law is broken (`check`), 2 bad input or a run that diverged, 130 interrupted, 143 or 129 "
-    "ended by SIGTERM or SIGHUP (the same command goes on).",
+    "1 a law is broken (`check`) or a file damaged (`verify`), 2 bad input or a run that diverged, 130 interrupted, "
+    "143 or 129 ended by SIGTERM or SIGHUP (the same command goes on).",
     suppress_keyboard_interrupt=False,
 )
 
@@ -118,7 +119,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
 def _tell(code: int, *lines: str) -> int:
     """Say on standard error what went wrong, if somebody still reads it; the exit status, as it is given."""
     with suppress(OSError):
-        sys.stderr.write("".join(f"moonbed: {' '.join(line.split())}\n" for line in lines))
+        sys.stderr.write("".join(f"moonbed: {printable(' '.join(line.split()))}\n" for line in lines))
         sys.stderr.flush()
     return code
 

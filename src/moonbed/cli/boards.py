@@ -18,7 +18,7 @@ from moonbed.cli.app import (
     StoreOption,
     app,
 )
-from moonbed.cli.output import last, print_json, print_table, say, status, write_text
+from moonbed.cli.output import escape, last, print_json, print_table, say, status, write_text
 from moonbed.cli.parsing import at_least, check_writable
 
 
@@ -73,7 +73,7 @@ def board(
     if json:
         print_json(report.board_json(found))
     else:
-        say(found.board.question)
+        say(escape(found.board.question))
         for table in report.board_tables(found):
             print_table(table)
     return status(list(found.results.values()), failures)

@@ -251,7 +251,7 @@ def list_(
         width = max((len(name) for name in entries), default=0)
         say(f"[bold]{title}[/]")
         for name, text in entries.items():
-            say(f"  {name:<{width}}  [dim]{escape(text)}[/]")
+            say(f"  {escape(f'{name:<{width}}')}  [dim]{escape(text)}[/]")
         if not entries:
             say("  [dim]none[/]")
     return 0

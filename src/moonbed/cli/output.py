@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from moonbed._shown import printable
 from moonbed.component import Component, SpecError
 
 if TYPE_CHECKING:
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
 
 def say(text: str) -> None:
     """Print text with rich's markup."""
-    from rich.console import Console
+    from moonbed.report.terminal import Terminal
 
-    Console(highlight=False, soft_wrap=True).print(text)
+    Terminal(highlight=False, soft_wrap=True).print(text)
 
 
 def escape(text: str) -> str:
@@ -33,7 +34,7 @@ def escape(text: str) -> str:
 
 def print_json(data: Any) -> None:
     """Print data as JSON; it must hold no NaN and no infinity."""
-    sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    sys.stdout.write(printable(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)) + "\n")
 
 
 def show_component(component: Component, record: Mapping[str, Any], as_json: bool) -> int:
@@ -41,10 +42,10 @@ def show_component(component: Component, record: Mapping[str, Any], as_json: boo
     if as_json:
         print_json({"id": component.id, "spec": component.spec(), **({"record": record} if record else {})})
     else:
-        print(component)
+        print(printable(str(component)))
         print(f"# id {component.id}")
         for key, value in record.items():
-            print(f"# {key}: {value}")
+            print(printable(f"# {key}: {' '.join(str(value).split())}"))
     return 0
 
 
@@ -106,10 +107,10 @@ def said() -> Iterator[None]:
 
 def print_table(table: Any) -> None:
     """Print a table of rich, as wide as the terminal, or 140 where there is none."""
-    from rich.console import Console
+    from moonbed.report.terminal import Terminal
 
-    console = Console()
-    Console(width=max(console.width if console.is_terminal else 140, 60)).print(table)
+    console = Terminal()
+    Terminal(width=max(console.width if console.is_terminal else 140, 60)).print(table)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -132,27 +133,22 @@ def write_report(
 
 def written(path: Path, table: Sequence[Row], store: Any, quiet: bool, **about: Any) -> int:
     """The size of a page that is written now, which takes seconds: that it is under way is shown on a terminal."""
-    from rich.console import Console
-
     from moonbed.cli.app import command_line
     from moonbed.experiments.engines import cores, warm_up
+    from moonbed.report.terminal import Terminal
     from moonbed.writing import write_page
 
     jobs = cores()
     if jobs > 1:
         warm_up()
-    console = Console(stderr=True, quiet=quiet)
+    console = Terminal(stderr=True, quiet=quiet)
     with console.status("page: models and figures") if console.is_terminal else nullcontext():
         return write_page(path, table, store, command=command_line(), jobs=jobs, **about)
 
 
 def write_rows(table: Sequence[Row], out: Path, store: Any) -> list[str]:
     """Tables and pictures of a reproduction."""
-    import io
-
-    import numpy as np
-
-    from moonbed.experiments.evaluate import reference
+    from moonbed.experiments.evaluate import reference, stored_samples
     from moonbed.report import figures, tables
 
     labels = list(table[0].cells)
@@ -167,7 +163,7 @@ def write_rows(table: Sequence[Row], out: Path, store: Any) -> list[str]:
     for row in table:
         if row.done:
             first = row.done[0].experiment
-            samples = np.load(io.BytesIO(store.experiment(first).file("samples.npy")), allow_pickle=False)
+            samples = stored_samples(store.experiment(first), first)
             figures.save(figures.pair(f"{row.name}: {row.change}", reference(first), samples), out / f"{row.name}.png")
             drawn.append((row.name, samples, first))
     if drawn:
@@ -228,6 +224,6 @@ def status(table: Sequence[Row], failures: Sequence[tuple[str, Failure]]) -> int
     for name, failure in failures:
         lines.append(f"{name}: {failure.message}")
         if failure.trace:
-            sys.stderr.write(failure.trace)
+            sys.stderr.write(printable(failure.trace))
     warn(dict.fromkeys(lines))
     return 2 if lines else 0

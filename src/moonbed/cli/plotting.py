@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from moonbed._shown import printable
 from moonbed.cli.app import STORE, QuietOption, StoreOption, app
 from moonbed.cli.output import escape, print_rows, say, warn, write_text
 from moonbed.cli.parsing import check_writable, one_of
@@ -168,11 +169,9 @@ def _first(row: Row) -> Experiment:
 
 
 def _points(experiment: Experiment, store: Store) -> Any:
-    import io
+    from moonbed.experiments.evaluate import stored_samples
 
-    import numpy as np
-
-    return np.load(io.BytesIO(store.experiment(experiment).file("samples.npy")), allow_pickle=False)
+    return stored_samples(store.experiment(experiment), experiment)
 
 
 def _fields(rows: Sequence[Row], store: Store, width: float, quiet: bool) -> Iterator[tuple[str, Figure]]:
@@ -279,7 +278,7 @@ def table(
     }
     text = written[format]()
     if out is None:
-        print(text, end="")
+        print(printable(text), end="")
     else:
         check_writable(out.parent)
         write_text(out, text)

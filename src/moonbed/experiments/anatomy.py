@@ -35,7 +35,7 @@ from moonbed.experiments.plugins import files_of
 from moonbed.experiments.rows import DRAWS
 from moonbed.experiments.run import Failure, Progress, Result, execute, fitting
 from moonbed.experiments.spec import Experiment
-from moonbed.experiments.store import Store
+from moonbed.experiments.store import Store, suiting
 from moonbed.metrics import Evaluation, Metric
 from moonbed.metrics.significance import interval, spread
 
@@ -151,7 +151,8 @@ def save_anatomy(store: Store, found: Anatomy) -> Path:
 
 def load_anatomy(store: Store, experiment: Experiment) -> Anatomy | None:
     """The error budget that the store holds of an experiment, None where none was taken."""
-    data = store.experiment(experiment).read_json(KEPT)
+    folder = store.experiment(experiment)
+    data = folder.read_json(KEPT)
     if data is None:
         return None
     values = {
@@ -162,7 +163,8 @@ def load_anatomy(store: Store, experiment: Experiment) -> Anatomy | None:
         link: {name: [float(v) for v in column] for name, column in curve.items()}
         for link, curve in data["score_error"].items()
     }
-    parts = {label: _parts(links) for label, links in values.items()}
+    with suiting(f"{folder.path / KEPT}"):
+        parts = {label: _parts(links) for label, links in values.items()}
     return Anatomy(experiment, int(data["repeats"]), int(data["seeds"]), parts, values, curves)
 
 

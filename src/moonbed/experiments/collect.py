@@ -229,7 +229,12 @@ class _Rules:
 
         for name in found:
             youngest[run_of(name)] = min(youngest.get(run_of(name), math.inf), self._age(name))
-        return {name: why for name, why in found.items() if youngest[run_of(name)] >= limit}
+        alone = self.store.folder().alone  # else only its age says that nobody trains it
+        return {
+            name: why
+            for name, why in found.items()
+            if youngest[run_of(name)] >= (limit if alone or why != "unfinished" else max(limit, HOUR))
+        }
 
     def _damaged(self, names: Sequence[Name]) -> dict[str, str]:
         looks = Inspection(Stored(self.store)).findings(names)

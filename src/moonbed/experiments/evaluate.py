@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from moonbed._lazy import lazy_import
+from moonbed.component import SpecError
 from moonbed.diffusion import Denoiser, Exact
 from moonbed.diffusion.denoisers import Law, Rescheduled
 from moonbed.diffusion.density import Density
@@ -14,7 +15,7 @@ from moonbed.diffusion.guidance import CFG
 from moonbed.diffusion.likelihood import Flow
 from moonbed.diffusion.schedules import VE
 from moonbed.experiments.spec import Experiment, Training
-from moonbed.experiments.store import Folder
+from moonbed.experiments.store import Folder, StoreError, suiting
 from moonbed.metrics import Evaluation, Metric
 from moonbed.metrics.base import Model
 from moonbed.metrics.density import Exploded
@@ -34,9 +35,10 @@ Weights = Mapping[str, "Tensor"]
 
 
 def network_of(training: Training, weights: Weights, device: str = "cpu") -> Denoiser:
-    """The trained network of a training as a denoiser, ready to sample."""
+    """The trained network of a training as a denoiser, ready to sample. Raises `StoreError` for weights of another."""
     network = training.build()
-    network.load_state_dict(weights)
+    with suiting(f"{training.id}: weights.safetensors"):
+        network.load_state_dict(weights)
     return training.denoiser(network.to(device).eval())
 
 
@@ -214,10 +216,28 @@ def read_answer(stored: Mapping[str, Any]) -> Answer:
     return Answer(float(stored["value"]), interval, stored.get("details", {}))
 
 
-def _evaluation(experiment: Experiment, folder: Folder, denoiser: Denoiser, device: str) -> Evaluation:
+def stored_samples(folder: Folder, experiment: Experiment) -> np.ndarray:
+    """(n, dim) array: the samples in the folder of an experiment. Raises `StoreError` for anything else."""
     import io
 
-    samples = np.load(io.BytesIO(folder.file("samples.npy")), allow_pickle=False)
+    try:
+        found = np.lib.format.read_array(io.BytesIO(folder.file("samples.npy")), allow_pickle=False)
+    except StoreError:
+        raise
+    except Exception as error:  # whatever a broken header may raise
+        raise StoreError(f"{folder.path / 'samples.npy'} is no table of samples: {error}") from None
+    try:
+        columns = experiment.training.target.dim
+    except SpecError:  # data that are elsewhere
+        columns = found.shape[-1] if found.ndim else 0
+    if found.dtype.kind != "f" or found.shape != (experiment.n, columns):
+        shape = (experiment.n, columns)
+        raise StoreError(f"{folder.path / 'samples.npy'} should be {shape}, is {found.shape} of type {found.dtype}")
+    return found
+
+
+def _evaluation(experiment: Experiment, folder: Folder, denoiser: Denoiser, device: str) -> Evaluation:
+    samples = stored_samples(folder, experiment)
     model = model_of(experiment, denoiser, device)
     rng, law, points = experiment.rng.child("metrics"), experiment.law, reference(experiment)
     return Evaluation(samples, points, rng, law=law, train=trained_on(experiment), model=model)

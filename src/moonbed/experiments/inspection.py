@@ -27,6 +27,7 @@ from moonbed.experiments.contents import (
     check_samples,
     is_number,
     obeyed,
+    printable,
 )
 from moonbed.experiments.layout import Name
 from moonbed.experiments.lossfloor import floor_file
@@ -103,7 +104,7 @@ class Inspection:
         except (KeyError, TypeError, AttributeError, OverflowError, RecursionError, MemoryError) as error:
             yield Finding(name.name, "damaged", f"is not of the form that such a file has ({type(error).__name__})")
         except (RuntimeError, ValueError) as error:
-            yield Finding(name.name, "damaged", str(error) or type(error).__name__)
+            yield Finding(name.name, "damaged", printable(str(error)) or type(error).__name__)
 
     def _json(self, name: Name, data: bytes) -> dict[str, Any]:
         content = unseal(data, name.place)
@@ -122,6 +123,7 @@ class Inspection:
             not isinstance(spec.get("training"), dict) or digest(spec["training"]) != name.training
         ):
             raise Fault("is in the folder of another training")
+        needed_by(spec)  # whatever class it is of
         self.specs[name.folder] = spec
         yield from self._parse(name, spec, _KIND[name.kind])
         if "record.json" not in there:

@@ -60,7 +60,8 @@ def loss_floor(training: Training, store: Store | None = None, rows: int = ROWS)
     if reason:
         return LossFloor(None, reason=reason)
     name = floor_file(training, rows)
-    if store is not None and (kept := store.exact().read_json(name)) is not None:
+    kept = store.exact().read_json(name) if store is not None else None
+    if kept is not None and kept.keys() >= {"value", "error", "rows"}:
         return LossFloor(float(kept["value"]), float(kept["error"]), int(kept["rows"]))
     losses = torch.cat(list(_losses(training, rows))).double()
     found = LossFloor(float(losses.mean()), float(losses.std() / len(losses) ** 0.5), len(losses))

@@ -10,8 +10,10 @@ fsspec keeps listings for a while; they are thrown away before each look, since 
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+import stat
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -62,6 +64,8 @@ def remote(path: Path) -> bool:
 def read(path: Path) -> bytes:
     """The bytes of a file. Raises OSError."""
     if not remote(path):
+        if not stat.S_ISREG(mode := path.stat().st_mode) and not stat.S_ISDIR(mode):
+            raise OSError(errno.EINVAL, "is a device or a pipe")
         return path.read_bytes()
     with _Errors(path) as fs:
         return bytes(fs.cat_file(path.path))  # type: ignore[attr-defined]

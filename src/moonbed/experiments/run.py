@@ -35,7 +35,7 @@ from moonbed.experiments.floors import FloorPlan
 from moonbed.experiments.places import remote
 from moonbed.experiments.plugins import files_of
 from moonbed.experiments.spec import Experiment, Training, grouped
-from moonbed.experiments.store import Folder, Store, StoreError, save_spec, verify_done
+from moonbed.experiments.store import Folder, Store, StoreError, save_spec, suiting, verify_done
 from moonbed.experiments.together import advance, pays, shape
 from moonbed.experiments.train import Diverged, State
 from moonbed.metrics import Metric
@@ -337,23 +337,24 @@ def _first(experiment: Experiment) -> list[Training]:
 
 def trained(store: Store, training: Training, sigma_rel: float | None = None) -> dict[str, Tensor] | None:
     """The weights to sample with, of an average that is reconstructed if `sigma_rel` says so; None if it diverged."""
-    from safetensors.torch import load
-
     folder = store.training(training)
     record = folder.record()
     if record is None or record["status"] != "done":
         return None
-    weights = load(folder.file("weights.safetensors"))
+    weights = folder.tensors("weights.safetensors")
     if sigma_rel is None or not isinstance(training.averaging, PowerEMA):
         return weights
-    snapshots = {int(step): rows for step, rows in load(folder.file("snapshots.safetensors")).items()}
-    average, distance = post_hoc(snapshots, training.averaging.sigma_rels, sigma_rel)
+    rows = folder.tensors("snapshots.safetensors")
+    snapshots = {int(step): rows[step] for step in rows if step.isdecimal()}
+    with suiting(f"{folder.path / 'snapshots.safetensors'}"):
+        average, distance = post_hoc(snapshots, training.averaging.sigma_rels, sigma_rel)
     if distance > FAR:
         raise StoreError(
             f"sigma_rel {sigma_rel:g}: no combination of the {len(snapshots)} snapshots comes nearer to its profile "
             f"than {distance:.0%}; take a width nearer to {training.averaging.sigma_rels}, or more snapshots"
         )
-    return weights | State(training).named(average)
+    with suiting(f"{folder.path / 'snapshots.safetensors'}"):
+        return weights | State(training).named(average)
 
 
 def denoiser_in(store: Store, experiment: Experiment, device: str) -> Denoiser | None:
@@ -542,11 +543,13 @@ def outcome(store: Store, experiment: Experiment) -> Result:
     for training, record in zip(experiment.needs, records, strict=True):
         if record is not None and record["status"] != "done":
             whose = "" if training == experiment.training else f"its guide {training.id}: "
-            return replace(found, status="diverged", message=whose + record["message"])
+            return replace(found, status="diverged", message=whose + record.get("message", "diverged"))
     sampled = folder.record()
     if sampled is None or None in records:
         return found
-    return replace(found, status="done", exploded=sampled["exploded"], sampling_seconds=sampled["seconds"])
+    return replace(
+        found, status="done", exploded=sampled.get("exploded", 0), sampling_seconds=sampled.get("seconds", 0.0)
+    )
 
 
 def _versions() -> dict[str, str]:

@@ -50,7 +50,7 @@ def _at_home(data: dict[str, Any], folder: str, name: str) -> bool:
         return bool(data["id"] == folder)
     if folder.endswith("/metrics") and "metric" in data:
         return digest(data["metric"]) == stem
-    if folder == "floors" and "target" in data:
+    if folder == "floors" and data.keys() >= {"target", "metric", "n"}:
         return digest([data["target"], data["metric"], data["n"]]) == stem
     if folder == "exact" and "about" in data:
         return digest(data["about"]) == stem

@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import re
 import secrets
@@ -37,7 +36,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from moonbed.component import Component, SpecError
-from moonbed.experiments import places
+from moonbed.experiments import formats, places
 from moonbed.experiments.seals import sealed, unseal
 from moonbed.experiments.spec import Experiment, Training
 
@@ -127,9 +126,11 @@ class Folder:
         except OSError as error:
             raise StoreError(f"cannot read {path}: {error.strerror or error}") from None
         try:
-            return unseal(text, f"{self.path.name}/{name}")
+            data = unseal(text, f"{self.path.name}/{name}")
+            formats.check(self.path.name, name, data)
         except ValueError as error:
             raise StoreError(f"{path} {error}; remove it to redo it") from None
+        return data
 
     def record(self) -> dict[str, Any] | None:
         """The record of what is done here, None where it is not done."""
@@ -174,6 +175,18 @@ class Folder:
                 return self.read(second, sha256)
             except StoreError:
                 raise error from None
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """The tensors by name of a safetensors file that the record lists."""
+        return self._loaded(name, self.file(name))
+
+    def _loaded(self, name: str, data: bytes) -> dict[str, Tensor]:
+        from safetensors.torch import load
+
+        try:
+            return load(data)
+        except Exception as error:  # its own errors have no public base, and its types may be none of torch's
+            raise StoreError(f"{self.path / name} is no safetensors file: {error}") from None
 
     def verify(self) -> None:
         """Hold the JSON files against their seals, and the files of record and checkpoint against their checksums.
@@ -244,13 +257,11 @@ class Folder:
 
     def load_checkpoint(self) -> tuple[dict[str, Tensor], int, list[dict[str, float]], float] | None:
         """(tensors, step, log, seconds) of the last checkpoint, None where there is none."""
-        from safetensors.torch import load
-
         pointer = self.read_json("checkpoint.json")
         if pointer is None:
             return None
         try:
-            tensors = load(self.read(pointer["file"], pointer["sha256"]))
+            tensors = self._loaded(pointer["file"], self.read(pointer["file"], pointer["sha256"]))
         except StoreError:
             if self.alone:
                 raise
@@ -274,11 +285,12 @@ class Folder:
 
     def log(self) -> list[tuple[int, float]]:
         """(step, mean loss) of a training: by its log where it is done, by its last checkpoint while it is not."""
-        if self.record() is not None:
-            lines = [json.loads(line) for line in self.file("log.jsonl").splitlines()]
-        else:
-            lines = (self.read_json("checkpoint.json") or {"log": []})["log"]
-        return [(int(line["step"]), float(line["loss"])) for line in lines]
+        if self.record() is None:
+            return formats.points((self.read_json("checkpoint.json") or {"log": []})["log"])
+        try:
+            return formats.log_lines(self.file("log.jsonl"))
+        except ValueError as error:
+            raise StoreError(f"{self.path / 'log.jsonl'} {error}") from None
 
     def drop_checkpoint(self) -> None:
         """Forget the state of a training that is done."""
@@ -391,6 +403,8 @@ class Store:
     def find(self, prefix: str) -> list[tuple[str, Folder]]:
         """(kind, folder) of the trainings and experiments whose id begins with `prefix`; kind is the class's name."""
         kinds = {"training.json": Training.__name__, "experiment.json": Experiment.__name__}
+        if not (prefix.isascii() and prefix.isalnum()):  # no id, and no pattern either
+            return []
         if places.remote(self.root):
             names = self.folder().names(*(f"{above}{prefix}*/{name}" for above in ("", "*/") for name in kinds))
             hits = [name.rsplit("/", 1) for name in sorted(names, key=lambda name: (name.count("/"), name))]
@@ -425,6 +439,17 @@ def _can_lock(path: Path) -> bool:
         except OSError as error:
             return error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
     return True
+
+
+@contextmanager
+def suiting(what: str) -> Iterator[None]:
+    """Whatever arrays from a file raise where they are put into what they were made for, as a `StoreError`."""
+    try:
+        yield
+    except (SpecError, StoreError, MemoryError):
+        raise
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise StoreError(f"{what} is damaged: {' '.join(str(error).split())[:300]}") from None
 
 
 def save_spec(folder: Folder, component: Component) -> None:

@@ -18,6 +18,7 @@ from moonbed.diffusion import Denoiser, Objective
 from moonbed.diffusion.data import Data, Rows
 from moonbed.experiments.gradients import gradient
 from moonbed.experiments.spec import Training
+from moonbed.experiments.store import suiting
 
 if TYPE_CHECKING:
     import torch
@@ -85,7 +86,12 @@ class State:
         return {k: v.clone() for k, v in self.tensors().items()}, self.step, list(self.log)
 
     def load(self, tensors: dict[str, Tensor], step: int, log: list[dict[str, float]]) -> None:
-        """Become the state whose `tensors`, step and log these are."""
+        """Become the state whose `tensors`, step and log these are. Raises `StoreError` where they are of another."""
+        with suiting("the checkpoint"):
+            self._put(tensors)
+        self.step, self.log = step, list(log)
+
+    def _put(self, tensors: dict[str, Tensor]) -> None:
         self.network.load_state_dict({k[8:]: v for k, v in tensors.items() if k.startswith("network.")})
         if self.averages is not None:
             self.averages.copy_(tensors["averages"])
@@ -96,7 +102,6 @@ class State:
                 _, k, slot = key.split(".", 2)
                 slots.setdefault(int(k), {})[slot] = value
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": slots})
-        self.step, self.log = step, list(log)
 
     def weights_for_sampling(self) -> dict[str, Tensor]:
         """The network's state dict as it is used for sampling: with averaged weights if there is an average."""

@@ -66,10 +66,12 @@ def receive(
         yield Progress("look", k, len(names))
     if problems:
         raise StoreError("nothing was taken: " + "; ".join(f"{f.name} {f.message}" for f in problems))
-    _check_whole(looked, names, store)
+    _check_whole(looked, names)
     into = _Into(source, store, looked, replace, dry_run)
     runs, times = in_order(name for name in names if name.training), source.finished()
-    runs.sort(key=lambda n: (bool(n.experiment), times.get(n.folder, 0), n.folder))  # trainings before experiments
+    depth = {folder: 0 if "/" in folder else len(needed_by(spec)) for folder, spec in looked.specs.items()}
+    # Trainings before experiments, teachers before students
+    runs.sort(key=lambda n: (bool(n.experiment), depth[n.folder], times.get(n.folder, 0), n.folder))
     groups = [(folder, list(group)) for folder, group in groupby(runs, key=lambda n: n.folder)]
     groups += [(name.name, [name]) for name in names if not name.training]
     for k, (folder, group) in enumerate(groups, 1):
@@ -77,15 +79,17 @@ def receive(
         yield Progress("write", k, len(groups))
 
 
-def _check_whole(looked: Inspection, names: Sequence[Name], store: Store) -> None:
+def _check_whole(looked: Inspection, names: Sequence[Name]) -> None:
     """`StoreError` for a run without its configuration, its record or what it was made with."""
     for folder in dict.fromkeys(name.folder for name in names if name.training):
         spec, unfinished = looked.specs[folder], folder not in looked.records
         if unfinished and ("/" in folder or not any(n.folder == folder and n.kind == "checkpoint" for n in names)):
             raise StoreError(f"nothing was taken: {folder} has neither a record nor a checkpoint")
         for training in needed_by(spec):
-            if training != folder and training not in looked.specs and not store.folder(training).names("record.json"):
-                raise StoreError(f"nothing was taken: {folder} was made with the training {training}, which is nowhere")
+            if training != folder and training not in looked.records:
+                raise StoreError(
+                    f"nothing was taken: {folder} was made with the training {training}, which is not there"
+                )
 
 
 class _Into:
@@ -95,6 +99,7 @@ class _Into:
         self._source, self._store, self._looked = source, store, looked
         self._replace, self._dry = replace, dry_run
         self._barred: dict[str, str] = {}
+        self._times = source.finished()
 
     def take(self, names: Sequence[Name], note: str) -> Arrival:
         """One run, floor or file of exact values."""
@@ -157,7 +162,7 @@ class _Into:
             if name.kind in DATA and not folder.alone:  # where others may write too, no name is used twice
                 inner = addressed(inner, hashlib.sha256(data).hexdigest())
             folder.write(inner, data)
-            if name.kind == "sampled" and (finished := self._source.finished().get(name.folder)):
+            if name.kind == "sampled" and (finished := self._times.get(name.folder)):
                 folder.set_time(inner, finished / 1e6)
 
     def _take_unfinished(self, folder: Folder, names: Sequence[Name]) -> tuple[str, str]:

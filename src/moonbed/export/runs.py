@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import moonbed
 from moonbed._lazy import lazy_import
 from moonbed.component import SpecError
-from moonbed.experiments.evaluate import denoiser_of, generate
+from moonbed.experiments.evaluate import denoiser_of, generate, stored_samples
 from moonbed.experiments.named import find_experiment
 from moonbed.experiments.run import trained
 from moonbed.experiments.spec import Experiment
@@ -155,9 +154,8 @@ def _samples(run: Run) -> dict[str, bytes]:
     folder = run.store.experiment(run.experiment)
     if folder.record() is None:
         raise SpecError([("", f"the experiment {run.experiment.id} has no samples in {run.store.root}")])
-    data = folder.file("samples.npy")
-    samples = np.load(io.BytesIO(data), allow_pickle=False)
-    about = {**run.about(), "n": len(samples), "coordinates": "standardised: mean + scale * x is the target's own"}
+    data, n = folder.file("samples.npy"), len(stored_samples(folder, run.experiment))
+    about = {**run.about(), "n": n, "coordinates": "standardised: mean + scale * x is the target's own"}
     return {".npy": data, ".json": (json.dumps(about, indent=2) + "\n").encode()}
 
 

@@ -10,7 +10,6 @@ model that is exact. A model for which the page has no counterpart is "recorded"
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -20,7 +19,7 @@ from moonbed._lazy import lazy_import
 from moonbed.component import SpecError
 from moonbed.diffusion import Sampler, Schedule
 from moonbed.diffusion.samplers import UniformLogSNR
-from moonbed.experiments.evaluate import Weights
+from moonbed.experiments.evaluate import Weights, stored_samples
 from moonbed.experiments.run import trained
 from moonbed.experiments.spec import Experiment, Training
 from moonbed.experiments.store import Store, StoreError
@@ -298,7 +297,7 @@ def _words(error: Exception) -> str:
 
 def _samples(store: Store, experiment: Experiment) -> Any:
     try:
-        return np.load(io.BytesIO(store.experiment(experiment).file("samples.npy")), allow_pickle=False)
+        return stored_samples(store.experiment(experiment), experiment)
     except StoreError:
         return None
 

@@ -7,7 +7,17 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from moonbed.metrics.significance import spread
-from moonbed.report.tables import csv_text, finite, flat, floor, notes, number, within_floor
+from moonbed.report.tables import (
+    csv_text,
+    finite,
+    flat,
+    floor,
+    markdown_line,
+    markdown_text,
+    notes,
+    number,
+    within_floor,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -80,16 +90,18 @@ def board_markdown(filled: Filled) -> str:
     out = [filled.board.question, ""]
     for metric in filled.board.metrics:
         head, *lines = grid(filled, metric)
-        out += [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *(f"| {' | '.join(line)} |" for line in lines), ""]
+        out += [markdown_line(head).rstrip(), f"|{'---|' * len(head)}"]
+        out += [*(markdown_line(line).rstrip() for line in lines), ""]
     sizes = sorted({r.experiment.n for row in filled.results.values() for r in row.results})
     out.append(f"n = {' or '.join(f'{n:,}' for n in sizes)} samples; {legend(filled)}.")
-    lost = [f"{row.name}: {note}" for row in filled.results.values() if (note := notes(row))]
+    lost = [markdown_text(f"{row.name}: {note}") for row in filled.results.values() if (note := notes(row))]
     return "\n".join([*out, *(f"\n{note}" for note in lost)]) + "\n"
 
 
 def board_tables(filled: Filled) -> Sequence[Table]:
     """A rich table for each metric."""
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
     tables = []
@@ -97,9 +109,9 @@ def board_tables(filled: Filled) -> Sequence[Table]:
         head, *lines = grid(filled, metric)
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=legend(filled), caption_justify="left")
         for title in head:
-            table.add_column(title, overflow="fold")
+            table.add_column(escape(title), overflow="fold")
         for line in lines:
-            table.add_row(*line)
+            table.add_row(*map(escape, line))
         tables.append(table)
     return tables
 
@@ -159,17 +171,18 @@ def _order_cells(line: dict[str, Any]) -> list[str]:
 def order_markdown(lines: Iterable[dict[str, Any]]) -> str:
     """A Markdown table."""
     out = [f"| {' | '.join(_ORDER)} |", f"|{'---|' * len(_ORDER)}"]
-    return "\n".join([*out, *(f"| {' | '.join(_order_cells(line))} |" for line in lines)]) + "\n"
+    return "\n".join([*out, *(markdown_line(_order_cells(line)).rstrip() for line in lines)]) + "\n"
 
 
 def order_rich(lines: Iterable[dict[str, Any]]) -> Table:
     """A rich table."""
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for title in _ORDER:
         table.add_column(title, overflow="fold")
     for line in lines:
-        table.add_row(*_order_cells(line))
+        table.add_row(*map(escape, _order_cells(line)))
     return table

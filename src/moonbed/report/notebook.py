@@ -62,10 +62,9 @@ def html(thing: Any) -> str:
 
 def text(thing: Any) -> str:
     """The object as plain text."""
-    from rich.console import Console
-
     from moonbed.experiments.anatomy import Anatomy
     from moonbed.experiments.compare import Comparison
+    from moonbed.report.terminal import text_of
     from moonbed.report.verdicts import anatomy_table, comparison_table
 
     if isinstance(thing, Component):
@@ -78,9 +77,7 @@ def text(thing: Any) -> str:
         table = to_terminal(found, list(found[0].cells))
     else:
         return "no rows"
-    out = io.StringIO()
-    Console(file=out, width=WIDTH, color_system=None, force_jupyter=False).print(table)
-    return "\n".join(line.rstrip() for line in out.getvalue().strip("\n").splitlines())
+    return "\n".join(line.rstrip() for line in text_of(table, WIDTH).strip("\n").splitlines())
 
 
 def _rows(thing: Any) -> Sequence[Row]:

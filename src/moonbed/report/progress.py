@@ -10,7 +10,6 @@ from html import escape
 from types import TracebackType
 from typing import Any, Self
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -23,6 +22,8 @@ from rich.progress import (
 from rich.progress import Task as RichTask
 from rich.text import Text
 
+from moonbed.report.terminal import Terminal
+
 __all__ = ["Bars", "Cell", "bars"]
 
 
@@ -31,7 +32,7 @@ class _Rate(ProgressColumn):
         return Text(f"{task.speed:,.0f}/s" if task.speed else "", style="cyan")
 
 
-class _Console(Console):
+class _Console(Terminal):
     """Standard error; where nobody reads it any more, the work goes on without a word."""
 
     def on_broken_pipe(self) -> None:
@@ -46,11 +47,11 @@ class Bars:
         self._bars: dict[tuple[str, str], TaskID] = {}
         self._started: dict[tuple[str, str], float] = {}
         self._live = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             _Rate(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             TimeRemainingColumn(compact=True),
             console=self.console,
             transient=True,
@@ -138,4 +139,4 @@ def bars(quiet: bool = False) -> Bars | Cell:
     """Progress for a call from Python: in the cell of a notebook, on standard error of a terminal, else nowhere."""
     if in_notebook() and not quiet:
         return Cell()
-    return Bars(quiet or not Console(stderr=True).is_terminal)
+    return Bars(quiet or not Terminal(stderr=True).is_terminal)

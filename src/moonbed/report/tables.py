@@ -11,10 +11,12 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
+from moonbed._shown import printable
 from moonbed.metrics.significance import spread
 
 if TYPE_CHECKING:
@@ -135,7 +137,7 @@ def to_terminal(rows: Sequence[Row], labels: Sequence[str]) -> Table:
     table = Table(caption=caption(rows) + said + lost, caption_justify="left", pad_edge=False, box=box.SIMPLE_HEAD)
     many = len(labels) > WIDE
     for title in ("row", "metric", "measured", "interval", "floor", "p") if many else ("row", "", *labels):
-        table.add_column(title, overflow="fold")
+        table.add_column(escape(title), overflow="fold")
     (_add_lines if many else _add_columns)(table, rows, labels)
     return table
 
@@ -154,11 +156,11 @@ def _short(rows: Sequence[Row], labels: Sequence[str], below: str) -> Table:
     common = [f"[dim]{next(iter(found))}[/]" if len(found) == 1 else "[dim]several[/]" for found in floors.values()]
     table.add_column("row", overflow="fold")
     for label in shown:
-        table.add_column(label)
+        table.add_column(escape(label))
     table.add_row("[dim]floor", *common)
     for name, row in zip(brief([row.name for row in rows]), rows, strict=True):
         cells = [row.cells[label] for label in shown]
-        texts = [f"[bold]{measured(c)}[/]{' [green]≈[/]' if within_floor(c) else ''}" for c in cells]
+        texts = [f"[bold]{escape(measured(c))}[/]{' [green]≈[/]' if within_floor(c) else ''}" for c in cells]
         doubts = [f" [dim]{interval(c)}[/]" if c.values else "" for c in cells]
         table.add_row(escape(name), *(text + doubt for text, doubt in zip(texts, doubts, strict=True)))
     return table
@@ -187,7 +189,7 @@ def _add_lines(table: Table, rows: Sequence[Row], labels: Sequence[str]) -> None
             cell = row.cells[label]
             mark = " [green]≈[/]" if within_floor(cell) else ""
             doubt = (f"[dim]{interval(cell)}", f"[dim]{floor(cell)}", number(cell.p_value))
-            table.add_row(head, label, f"[bold]{measured(cell)}[/]{mark}", *doubt)
+            table.add_row(head, escape(label), f"[bold]{escape(measured(cell))}[/]{mark}", *doubt)
         table.add_section()
 
 
@@ -202,7 +204,7 @@ def _add_columns(table: Table, rows: Sequence[Row], labels: Sequence[str]) -> No
             head = f"[dim]{row.results[0].parameters:,} p."
         else:
             head = f"[bold]{escape(row.name)}"
-        marked = (f"{measured(c)}{' [green]≈[/]' if within_floor(c) else ''}" for c in cells)
+        marked = (f"{escape(measured(c))}{' [green]≈[/]' if within_floor(c) else ''}" for c in cells)
         table.add_row(head, "[bold]measured", *(f"[bold]{m}[/]" for m in marked))
         table.add_row(f"[dim]{seconds(row):.0f} s", "[dim]interval", *(f"[dim]{interval(c)}" for c in cells))
         table.add_row("", "[dim]floor", *(f"[dim]{floor(c)}" for c in cells))
@@ -289,20 +291,40 @@ def json_text(rows: Sequence[Row]) -> str:
 
 def to_text(rows: Sequence[Row]) -> str:
     """What a terminal shows, without colours."""
-    from rich.console import Console
+    from moonbed.report.terminal import text_of
 
-    text = io.StringIO()
-    Console(file=text, width=140).print(to_terminal(rows, list(rows[0].cells)))
-    return text.getvalue()
+    return text_of(to_terminal(rows, list(rows[0].cells)), 140)
 
 
 def csv_text(lines: Sequence[Mapping[str, Any]]) -> str:
     """Lines with the same names as CSV, the names first."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(lines[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, fieldnames=[_plain(name) for name in lines[0]], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(lines)
+    writer.writerows({_plain(name): _plain(value) for name, value in line.items()} for line in lines)
     return text.getvalue()
+
+
+def _plain(value: Any) -> Any:
+    """A text as a spreadsheet takes it for one: what would begin a formula gets an apostrophe before it."""
+    if not isinstance(value, str):
+        return value
+    text = printable(value)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t")) else text
+
+
+def markdown_line(cells: Sequence[str]) -> str:
+    """A line of a Markdown table: what would be a link, an image or HTML in a cell is text."""
+    return f"| {' | '.join(map(markdown_text, cells))} |\n"
+
+
+def markdown_text(text: str) -> str:
+    """One line in which nothing is Markdown or HTML that was not made here."""
+    text = _MARKS.sub(r"\\\g<0>", printable(" ".join(text.split())).replace("&", "&amp;"))
+    return text.replace("<", "&lt;").replace("javascript:", "javascript&#58;")
+
+
+_MARKS = re.compile(r"[\\`|]|\[|\](?=\()|!(?=\[)")
 
 
 def _wide(rows: Sequence[Row], labels: Sequence[str]) -> list[list[str]]:
@@ -323,9 +345,8 @@ def to_markdown(rows: Sequence[Row], labels: Sequence[str] | None = None) -> str
     """A Markdown table of these metrics (all unless said), its caption above."""
     labels = list(rows[0].cells) if labels is None else labels
     head = ["row", "", *labels, "parameters", "training s", "note"]
-    lines = [" | ".join(cell.replace("|", "\\|") for cell in line) for line in (head, *_wide(rows, labels))]
-    lines.insert(1, " | ".join("---" for _ in head))
-    return caption(rows) + "\n\n" + "".join(f"| {line} |\n" for line in lines)
+    first, *lines = [markdown_line(line) for line in (head, *_wide(rows, labels))]
+    return caption(rows) + "\n\n" + first + f"| {' | '.join('---' for _ in head)} |\n" + "".join(lines)
 
 
 _TEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}"}
@@ -334,7 +355,7 @@ _TEX |= {"²": r"$^2$", "|": r"$|$", "∞": r"$\infty$", "<": r"$<$", ">": r"$>$
 
 
 def _tex(text: str) -> str:
-    return "".join(_TEX.get(char, char) for char in text)
+    return "".join(_TEX.get(char, char) for char in printable(" ".join(text.split())))
 
 
 def to_latex(rows: Sequence[Row], labels: Sequence[str] | None = None) -> str:

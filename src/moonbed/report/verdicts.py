@@ -37,7 +37,7 @@ def _table(*titles: str, caption: str) -> Table:
 
     table = Table(caption=escape(caption), caption_justify="left", pad_edge=False, box=box.SIMPLE_HEAD)
     for title in titles:
-        table.add_column(title, overflow="fold")
+        table.add_column(escape(title), overflow="fold")
     return table
 
 
@@ -46,6 +46,8 @@ def _table(*titles: str, caption: str) -> Table:
 
 def judgement_table(found: Judgement) -> Table:
     """A line a metric, with its doubt; the diagnosis below."""
+    from rich.markup import escape
+
     draws = max((c.floor.draws for c in found.cells.values() if c.floor), default=0)
     caption = (
         f"n = {found.n:,} samples, read in {found.coordinates} coordinates, against the exact law of {found.target}; "
@@ -60,12 +62,14 @@ def judgement_table(found: Judgement) -> Table:
     for label, cell in found.cells.items():
         mark = " [green]≈[/]" if within_floor(cell) else ""
         doubt = (f"[dim]{interval(cell)}", f"[dim]{floor(cell)}", number(cell.p_value))
-        table.add_row(label, f"[bold]{measured(cell)}[/]{mark}", *doubt)
+        table.add_row(escape(label), f"[bold]{escape(measured(cell))}[/]{mark}", *doubt)
     return table
 
 
 def estimates_table(found: Judgement) -> Table | None:
     """The panel's estimates, a line a question: how large a defect is, in its unit, and whether it is one."""
+    from rich.markup import escape
+
     estimates = [e for cell in found.cells.values() for e in cell.details.get("estimates", ())]
     if not estimates:
         return None
@@ -74,7 +78,7 @@ def estimates_table(found: Judgement) -> Table | None:
     for e in estimates:
         name, bold = f"{e['kind']} {e['where']}".strip(), "[bold]" if e["p_holm"] < 0.05 else ""
         numbers = f"{bold}{e['value']:+.3g} ± {e['se']:.2g}", e["unit"], f"{e['z']:+.2f}", f"{e['p']:.2g}"
-        table.add_row(f"{bold}{name}", *numbers, f"{e['p_holm']:.2g}")
+        table.add_row(f"{bold}{escape(name)}", *numbers, f"{e['p_holm']:.2g}")
     return table
 
 
@@ -117,6 +121,8 @@ def judgement_csv(found: Judgement) -> str:
 
 def comparison_table(found: Comparison) -> Table:
     """A line a metric; the verdict below."""
+    from rich.markup import escape
+
     caption = (
         f"{found.seeds} paired seeds, mean ± sd over them; difference: B - A in badness (positive: B is worse), with "
         f"its 95 % interval; effect: difference / sd of a pair's; p: paired t, adjusted by Holm over "
@@ -134,7 +140,7 @@ def comparison_table(found: Comparison) -> Table:
         cells = (measured_arm(a.cells[label].values), measured_arm(b.cells[label].values), floor(a.cells[label]))
         effect = f"{d.effect:+.2f}" if math.isfinite(d.effect) else "–"
         table.add_row(
-            label, *cells, doubt, effect, f"{d.p_holm:.2g}", f"{d.p_equivalent:.2g}", f"[{mark}]{d.verdict}[/]"
+            escape(label), *cells, doubt, effect, f"{d.p_holm:.2g}", f"{d.p_equivalent:.2g}", f"[{mark}]{d.verdict}[/]"
         )
     return table
 
@@ -230,10 +236,12 @@ def anatomy_about(found: Anatomy) -> str:
 
 def anatomy_table(found: Anatomy) -> Table:
     """A line a metric: what each cause of error adds to it."""
+    from rich.markup import escape
+
     titles = ("metric", "floor", "sampler", "capacity", "estimation", "total")
     table = _table(*titles, caption=anatomy_about(found))
     for label, parts in found.parts.items():
-        table.add_row(label, *(_part(part) for part in parts.values()))
+        table.add_row(escape(label), *(_part(part) for part in parts.values()))
     return table
 
 

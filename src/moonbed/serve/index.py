@@ -11,7 +11,6 @@ cost a few thousand calls of `stat`.
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from moonbed.experiments import formats
 from moonbed.experiments.store import Folder, Store, StoreError
 from moonbed.serve.naming import brief, described
 
@@ -147,7 +147,7 @@ def _summary(path: Path, inner: Sequence[str], held: bool | None, stamp: tuple[A
         raise StoreError(f"{path / 'training.json'} is not what its folder is named for: its id is {found['id']}")
     name, differs = described(spec)
     log = [] if exact else losses(folder, record, now)
-    step = (record or now or {"step": 0})["step"]
+    step = (record or now or {}).get("step", 0)
     return {
         "id": path.name,
         "status": _status(record, exact, held, times[3], experiments),
@@ -159,7 +159,7 @@ def _summary(path: Path, inner: Sequence[str], held: bool | None, stamp: tuple[A
         "step": step,
         "loss": log[-1][1] if log else None,
         "spark": [loss for _, loss in thinned(log, SPARK)],
-        "seconds": (record or now or {"seconds": 0.0})["seconds"],
+        "seconds": (record or now or {}).get("seconds", 0.0),
         "parameters": (record or {}).get("parameters"),
         "device": (record or {}).get("device", ""),
         "started": (times[1] or times[4]) / 1e9,
@@ -212,13 +212,10 @@ def losses(
 ) -> list[tuple[int, float]]:
     """(step, mean loss of the last 100 steps) from the log of a finished training, or from its last checkpoint."""
     if record is None:
-        lines = (checkpoint or {"log": []})["log"]
-    elif "log.jsonl" not in record["files"]:
-        lines = []
-    else:
-        text = folder.read("log.jsonl", record["files"]["log.jsonl"])
-        lines = json.loads(b"[" + b",".join(text.splitlines()) + b"]")
-    return [(int(line["step"]), float(line["loss"])) for line in lines]
+        return formats.points((checkpoint or {"log": []})["log"])
+    if "log.jsonl" not in record["files"]:
+        return []
+    return formats.log_lines(folder.listed("log.jsonl", record["files"]["log.jsonl"]))
 
 
 def thinned(points: list[tuple[int, float]], most: int) -> list[tuple[int, float]]:

@@ -172,10 +172,8 @@ def _experiments(folder: Folder) -> list[Experiment]:
 
 def weights_of(folder: Folder, training: Training, record: Mapping[str, Any] | None) -> tuple[Weights, int]:
     """The weights to sample with and their step, of a finished training or of the last checkpoint of another."""
-    from safetensors.torch import load
-
     if record is not None:
-        return load(folder.file("weights.safetensors")), record["step"]
+        return folder.tensors("weights.safetensors"), record.get("step", training.steps)
     kept = folder.load_checkpoint()
     if kept is None:
         raise StoreError(f"{folder.path} has no checkpoint any more")

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape, quoteattr
 
+from moonbed._shown import printable
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -59,9 +61,9 @@ def svg(figure: Figure, title: str, prefix: str) -> str:
     view = re.search(r'viewBox="([^"]*)"', text)
     opening = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{view.group(1) if view else ""}" role="img" '
-        f'aria-label={quoteattr(title)} fill="currentColor" stroke-linejoin="round" stroke-linecap="butt" '
+        f'aria-label={quoteattr(printable(title))} fill="currentColor" stroke-linejoin="round" stroke-linecap="butt" '
         'font-family="sans-serif">'
-        f"<title>{escape(title)}</title>"
+        f"<title>{escape(printable(title))}</title>"
     )
     text = opening + text[text.index(">") + 1 :]
     text = text.replace("#000000", "currentColor").replace("xlink:href", "href")

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec
 
+from moonbed._shown import printable
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -55,22 +57,28 @@ STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "pdf.fonttype": 42,
     "figure.max_open_warning": 0,
+    "text.parse_math": False,  # a name may have two dollars
 }
 
 P = ParamSpec("P")
 
 
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """A function that makes a figure, in the style of all of them whatever the user's matplotlib is set to."""
+    """A function that makes a figure: in the style of all whatever the user's matplotlib is, and with printable text."""
 
     @wraps(draw)
     def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
         import matplotlib
+        from matplotlib.text import Text
 
         with matplotlib.rc_context():
             matplotlib.rcdefaults()
             matplotlib.rcParams.update(STYLE)  # type: ignore[arg-type]  # its stubs list every name
-            return draw(*args, **kwargs)
+            figure = draw(*args, **kwargs)
+            for text in figure.findobj(Text):
+                if text.get_text() != (plain := printable(text.get_text())):
+                    text.set_text(plain)
+            return figure
 
     return drawn
 

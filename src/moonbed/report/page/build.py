@@ -2,12 +2,14 @@
 
 The static sections come first and read without a script; behind them stand the models as data, and last the script.
 Everything is escaped by the templates but what is made here: style, script, marks and data. A content security policy
-holds even for what would get past that: no address but the file itself is ever asked.
+holds even for what would get past that: no address but the file itself is ever asked, and no script runs but the one
+whose digest it names.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -63,6 +65,7 @@ def page(
     if not rows:
         raise ValueError("a page needs at least one row")
     labels = labels_of(rows)
+    script = bundle([*STATIC_FILES, *(LIVE_FILES if live else ())])
     parts = {"verdict": "Verdict", "results": "Results", "live": "Models", "figures": "Figures"}
     parts |= {"configuration": "Configuration", "about": "How to read it"}
     for name, given in (("live", live), ("figures", figures)):
@@ -87,7 +90,8 @@ def page(
             command=command,
             versions=versions or {"moonbed": moonbed.__version__},
             css=style("base.css", "table.css", "verdict.css", *(["live.css"] if live else [])),
-            script=bundle([*STATIC_FILES, *(LIVE_FILES if live else ())]),
+            script=script,
+            script_hash=f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
         )
     )
 
