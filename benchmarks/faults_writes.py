@@ -215,9 +215,10 @@ def _try(
     codes: tuple[int, int],
     removal: bool = False,
 ) -> None:
-    """One fault: the old or the new must be there, whole, and the new where the write says that it is done; with the
-    fault gone the same write must give the new. Half a file may stay of a process that was killed, or whose `removal` of
-    it failed, until it is swept.
+    """One fault: the old or the new must be there, whole, and the new where the write says that it is done.
+
+    With the fault gone the same write must give the new. Half a file may stay of a process that was killed, or whose
+    `removal` of it failed, until it is swept.
     """
     root, log = _fresh(where), where / "log"
     log.write_text("")

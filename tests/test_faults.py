@@ -247,20 +247,20 @@ def harmless(*counts):
 
 
 def test_killed_in_every_stage(imported):
-    wanted = {"train": 2, "sample": 1, "evaluate": 1, "floor": 1, "write": 1}
+    wanted = dict.fromkeys(faults_kills.STAGES, 1)
     count = faults_kills.kills(wanted)
     harmless(count)
     assert all(count.stages[stage] >= n for stage, n in wanted.items())
 
 
 def test_a_write_stopped_or_refused_at_its_calls(imported):
-    harmless(*faults_writes.writes(every=12))
+    harmless(*faults_writes.writes(every=25))
 
 
 def test_every_kind_of_damage_is_noticed(imported):
-    counts = faults_damage.damages(every=40)
+    counts = faults_damage.damages(every=80)
     harmless(*counts)
-    assert sum(count.tried for count in counts) > 1000
+    assert sum(count.tried for count in counts) > 500
 
 
 def test_the_harness_sees_what_is_lost(imported, monkeypatch):
@@ -268,9 +268,9 @@ def test_the_harness_sees_what_is_lost(imported, monkeypatch):
     from moonbed.experiments import places, store
 
     monkeypatch.setattr(places, "put", lambda path, data: (path.parent.mkdir(exist_ok=True), path.write_bytes(data)))
-    assert any(count.lost for count in faults_writes.writes(every=3)[:2])
+    assert any(count.lost for count in faults_writes.writes(every=25))
     monkeypatch.setattr(store, "unseal", lambda text, place="": {"files": {}})
-    assert any(count.lost for count in faults_damage.damages(every=200))
+    assert any(count.lost for count in faults_damage.damages(every=300))
 
 
 def test_a_full_a_closed_and_a_shared_folder(imported):
