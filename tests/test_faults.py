@@ -1,6 +1,6 @@
 """Real processes that are killed: what they leave is resumed to the bits of an uninterrupted run.
 
-First as whole commands; then a small dose of `benchmarks/faults.py`, which counts.
+`benchmarks/faults.py` counts many more faults.
 """
 
 from __future__ import annotations
@@ -16,14 +16,6 @@ from pathlib import Path
 
 import pytest
 from small import files
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-
-import faults_damage
-import faults_folders
-import faults_kills
-import faults_subject
-import faults_writes
 
 from moonbed.experiments import Store
 
@@ -229,54 +221,6 @@ def test_a_worker_that_is_killed_is_started_again(driver, tmp_path, whole, numbe
     assert out.count("measured") >= 2
     assert files(tmp_path, (".npy", ".safetensors", ".jsonl")) == whole
     assert "Traceback" not in err, err
-
-
-# A small dose
-
-
-@pytest.fixture(scope="module")
-def imported(tmp_path_factory):
-    """The children of the harness are forked from this process, which has everything then."""
-    faults_subject.work(tmp_path_factory.mktemp("warm"))
-
-
-def harmless(*counts):
-    for count in counts:
-        assert count.tried, count
-        assert not count.lost, count.lost
-
-
-def test_killed_in_every_stage(imported):
-    wanted = dict.fromkeys(faults_kills.STAGES, 1)
-    count = faults_kills.kills(wanted)
-    harmless(count)
-    assert all(count.stages[stage] >= n for stage, n in wanted.items())
-
-
-def test_a_write_stopped_or_refused_at_its_calls(imported):
-    harmless(*faults_writes.writes(every=25))
-
-
-def test_every_kind_of_damage_is_noticed(imported):
-    counts = faults_damage.damages(every=80)
-    harmless(*counts)
-    assert sum(count.tried for count in counts) > 500
-
-
-def test_the_harness_sees_what_is_lost(imported, monkeypatch):
-    """With a write that goes straight to its place, and a seal that says nothing, things are lost and counted."""
-    from moonbed.experiments import places, store
-
-    monkeypatch.setattr(places, "put", lambda path, data: (path.parent.mkdir(exist_ok=True), path.write_bytes(data)))
-    assert any(count.lost for count in faults_writes.writes(every=25))
-    monkeypatch.setattr(store, "unseal", lambda text, place="": {"files": {}})
-    assert any(count.lost for count in faults_damage.damages(every=300))
-
-
-def test_a_full_a_closed_and_a_shared_folder(imported):
-    count = faults_folders.full(step=5 * 4096)
-    assert not count.lost, count.lost  # none was tried where nothing may be mounted
-    harmless(faults_folders.readonly(), faults_folders.together(2))
 
 
 def test_what_a_killed_process_left_among_the_floors_is_swept(tmp_path):
