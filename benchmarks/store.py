@@ -16,6 +16,7 @@ import copy
 import io
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -48,7 +49,7 @@ def specs(trainings: int) -> list[list[dict[str, Any]]]:
         training["optimizer"]["lr"] = round(0.002 + 0.0001 * (number % 50), 6)
         training["network"]["hidden"] = [16 + number // 50] * 3
         training["seed"] = k % SEEDS
-        out.append([{**spec, "sampler": {**spec["sampler"], "steps": steps}, "n": 1000} for steps in STEPS])
+        out.append([{**spec, "sampler": {**spec["sampler"], "steps": steps}, "n": 100} for steps in STEPS])
     return out
 
 
@@ -69,7 +70,7 @@ def fill(root: Path, trainings: int) -> list[str]:
             ids += [_experiment(store, key, spec, common_record, rng) for spec in group]
         law = Target.parse(specs(1)[0][0]["training"]["target"])
         for metric in METRICS:
-            save_floor(store, law, metric, 1000, list(0.05 + 0.01 * rng.random(39)))
+            save_floor(store, law, metric, 100, list(0.05 + 0.01 * rng.random(39)))
     finally:
         os.fsync = fsync
     return ids
@@ -79,7 +80,7 @@ def _experiment(store: Store, training: str, spec: dict[str, Any], record: dict[
     key, data = digest(spec), io.BytesIO()
     folder = store.folder(training, key)
     folder.write_json("experiment.json", {"id": key, "spec": spec})
-    np.save(data, rng.normal(size=(20, 2)).astype("float32"))
+    np.save(data, rng.normal(size=(100, 2)).astype("float32"))
     more = {"id": key, "training": training, "n": spec["n"], "exploded": 0, "seconds": 0.25}
     folder.finish({**record, **more}, {"samples.npy": data.getvalue()})
     for metric in METRICS:
@@ -89,14 +90,16 @@ def _experiment(store: Store, training: str, spec: dict[str, Any], record: dict[
     return key
 
 
-def seconds(root: Path, *words: str) -> float:
-    """Wall time of a command on the store; its output is read."""
+def seconds(root: Path, *words: str) -> tuple[float, float]:
+    """Wall time and processor time of a command on the store; its output is read."""
     command = [sys.executable, "-m", "moonbed", *words, "--store", str(root)]
-    started = time.perf_counter()
+    started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(words)} ended with status {done.returncode}: {done.stderr}")
-    return time.perf_counter() - started
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return time.perf_counter() - started, used
 
 
 def served(root: Path) -> dict[str, float]:
@@ -135,15 +138,18 @@ def main() -> None:
             fill(root, given.trainings)
         print(f"{4 * given.trainings:,} runs made in {time.perf_counter() - started:.0f} s", file=sys.stderr)
         found = measure(root, given.repeats)
-    rows = [[name, common.spread(values, "s"), str(len(values))] for name, values in found.items()]
-    print(common.table(["command", "seconds", "n"], rows))
+    rows = [
+        [name, *(common.spread([v[k] for v in values if len(v) > k], "s") for k in range(2)), str(len(values))]
+        for name, values in found.items()
+    ]
+    print(common.table(["command", "wall", "processor", "n"], rows))
     common.write(given.out, {"runs": 4 * given.trainings, "seconds": found})
 
 
-def measure(root: Path, repeats: int) -> dict[str, list[float]]:
-    """Command -> its seconds, repeat by repeat."""
+def measure(root: Path, repeats: int) -> dict[str, list[tuple[float, ...]]]:
+    """Command -> its seconds of wall and processor, repeat by repeat."""
     one, other = (digest(group[0]) for group in specs(2 * SEEDS)[::SEEDS])
-    where = ("--where", "training.optimizer.lr<0.003", "--where", "sampler.steps=32", "--sort", "-MMD")
+    where = ("--where", "training.optimizer.lr<0.003", "--where", "sampler.steps=32", "--sort=-MMD")
     compare = ("compare", one, other, "--metrics", "published", "--report", "none", "--device", "cpu", "--quiet")
     cold = {
         "list runs": ("list", "runs"),
@@ -153,7 +159,9 @@ def measure(root: Path, repeats: int) -> dict[str, list[float]]:
         "compare A B": compare,
         "index": ("index",),
     }
-    out: dict[str, list[float]] = {"--help (no store)": [seconds(root, "list", "presets") for _ in range(repeats)]}
+    out: dict[str, list[tuple[float, ...]]] = {
+        "list presets (no runs)": [seconds(root, "list", "presets") for _ in range(repeats)]
+    }
     for name, words in cold.items():
         out[f"{name}, cold"] = []
         for _ in range(repeats):
@@ -165,7 +173,7 @@ def measure(root: Path, repeats: int) -> dict[str, list[float]]:
             out[f"{name}, warm"] = [seconds(root, *words) for _ in range(repeats)]
     for _ in range(repeats):
         for name, value in served(root).items():
-            out.setdefault(f"serve, {name}, warm", []).append(value)
+            out.setdefault(f"serve, {name}, warm", []).append((value,))
     return out
 
 

@@ -99,7 +99,7 @@ def packed(draw: Draw) -> bytes:
     if draw.below(8):
         inner = {name: content for name, content in entries.items() if name != MANIFEST}
         files = {name: {"sha256": hashlib.sha256(c).hexdigest(), "size": len(c)} for name, c in inner.items()}
-        fitting = {k: manifest[k] for k in ("format", "moonbed", "order")} | {"files": files}
+        fitting = {k: v for k, v in manifest.items() if k not in ("seal", "place")} | {"files": files}
         entries[MANIFEST] = store.sealed(fitting, MANIFEST)
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED if draw.below(4) == 0 else zipfile.ZIP_STORED) as file:

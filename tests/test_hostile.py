@@ -264,6 +264,19 @@ def test_a_log_is_lines_of_numbers(results, tmp_path, text):
         store.training(EXPERIMENT.training).log()
 
 
+def test_a_small_file_holds_no_large_table(tmp_path, monkeypatch):
+    import torch
+
+    from moonbed import points
+
+    monkeypatch.setattr(points, "MOST", 10_000)
+    np.savez_compressed(tmp_path / "x.npz", x=np.zeros((1000, 2)))
+    torch.save(torch.zeros(1).expand(10**6, 10**4), tmp_path / "x.pt")
+    for name, message in (("x.npz", "when unpacked"), ("x.pt", "over one another")):
+        with pytest.raises(PointsError, match=message):
+            read_points(tmp_path / name)
+
+
 # Names in what is shown
 
 

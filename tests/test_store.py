@@ -407,3 +407,16 @@ def test_a_second_one_waits_and_finds_the_training_done(tmp_path, monkeypatch):
     assert len(trained) == 1
     assert len(results) == 2
     assert results[0][0].values == results[1][0].values
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+)
+
+
+@given(data=JSON)
+def test_the_text_of_a_seal_is_that_of_json(data):
+    from moonbed.experiments.seals import _indented
+
+    assert _indented(data) == json.dumps(data, indent=2)

@@ -31,6 +31,10 @@ else:
 __all__ = ["CONTAINERS", "SUFFIXES", "PointsError", "as_points", "content_of", "parse_points", "read_points"]
 
 
+MOST = 1 << 32
+"""Bytes that an array may be in a compressed file: a small file could say that it holds any number of them."""
+
+
 class PointsError(ValueError):
     """A file or array that is no table of points: one line that says what was given and what is allowed."""
 
@@ -122,6 +126,8 @@ def _npz(content: bytes, key: str | None) -> np.ndarray:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             members = {name.removesuffix(".npy"): name for name in archive.namelist() if name.endswith(".npy")}
             name = _choose(key, members)
+            if (size := archive.getinfo(members[name]).file_size) > MOST:
+                raise PointsError(f"would be {size:,} bytes when unpacked, more than {MOST:,}")
             return _npy(archive.read(members[name]))
     except PointsError:
         raise
@@ -207,6 +213,8 @@ def _from_tensor(tensor: torch.Tensor) -> np.ndarray:
     if tensor.layout != torch.strided or tensor.is_meta:
         what = "no data (meta)" if tensor.is_meta else f"the layout {tensor.layout}"
         raise PointsError(f"should be a dense tensor, has {what}")
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise PointsError("has more elements than its file has numbers: they lie over one another")
     return tensor.detach().cpu().to(torch.float64).numpy()
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["APART", "Index", "Run", "moved"]
 
 NAME = "index.sqlite"
-SCHEMA = 1
+SCHEMA = 2
 APART = frozenset({"floors", "exact"})
 """Folders of a store that are no trainings."""
 SETTLED = 0.1
@@ -46,7 +46,8 @@ PATIENCE = 2.0
 class Run(NamedTuple):
     """What the folder of an experiment says: done, unfinished (without a record) or damaged (`message` says how).
 
-    `configuration` is a digest of the spec but for the seeds; `asked` the number of metrics; `time` that of the record.
+    `configuration` is a digest of the spec but for the seeds; `asked` the number of metrics; `time` that of the record,
+    `changed` of whatever came last.
     """
 
     training: str
@@ -60,6 +61,7 @@ class Run(NamedTuple):
     seed: int
     configuration: str
     asked: int
+    changed: float
 
 
 class _Row(NamedTuple):
@@ -114,7 +116,11 @@ class Index:
 
     def configuration(self, run: Run) -> dict[str, Any]:
         """The spec with the seeds of trainings moved so that that of its own is 0; empty for a damaged run."""
-        return json.loads(self._specs.get(run.configuration, "{}"))
+        return json.loads(self.configuration_text(run))
+
+    def configuration_text(self, run: Run) -> str:
+        """The same as JSON, one text for all that have it."""
+        return self._specs.get(run.configuration, "{}")
 
     def names(self, runs: Iterable[Run], version: str, make: Callable[[dict[str, Any]], str]) -> dict[str, str]:
         """Configuration -> its name, which `make` makes of the spec, once a version."""
@@ -155,9 +161,10 @@ class Index:
             run = self._run(training, name, folder, written)
         except Exception as error:  # whatever a folder holds, the other runs are shown
             message = str(error) or type(error).__name__
-            run = Run(training, name, "damaged", message, 0, 0, 0.0, written, 0, "", 0)
-        settled = _newest(stamp) < now - (COARSE if places.remote(self.store.root) else SETTLED)
-        return _Row(stamp if settled else "", run, None)
+            run = Run(training, name, "damaged", message, 0, 0, 0.0, written, 0, "", 0, 0.0)
+        newest = max(_times(stamp), default=0.0)
+        settled = newest < now - (COARSE if places.remote(self.store.root) else SETTLED)
+        return _Row(stamp if settled else "", run._replace(changed=newest), None)
 
     def _run(self, training: str, name: str, folder: Folder, written: float) -> Run:
         from moonbed.experiments.store import StoreError
@@ -176,7 +183,7 @@ class Index:
         configuration = name if seed == 0 else digest(plain)
         if configuration not in self._specs:
             self._specs[configuration] = json.dumps(plain)
-        base = Run(training, name, "unfinished", "", int(spec["n"]), 0, 0.0, written, seed, configuration, 0)
+        base = Run(training, name, "unfinished", "", int(spec["n"]), 0, 0.0, written, seed, configuration, 0, 0.0)
         asked = _count(folder)
         if record is None:
             return base._replace(asked=asked)
@@ -208,6 +215,7 @@ class Index:
         if not (changed or gone):
             return
         rows = [(*self._rows[k].run, self._rows[k].stamp, self._rows[k].values) for k in changed]
+        rows, gone = [row for row in rows if _is_text(row)], [key for key in gone if _is_text(key)]
         used = {self._rows[key].run.configuration for key in changed}
         specs = {key: self._specs[key] for key in used & self._specs.keys()}
         marks = ", ".join("?" * (len(Run._fields) + 3))
@@ -304,11 +312,6 @@ def _stamp(path: str) -> str:
     return f"{found.st_mtime_ns} {found.st_size} {found.st_ino}"
 
 
-def _newest(stamp: str) -> float:
-    """Seconds since 1970 of what changed last."""
-    return max(_times(stamp), default=0.0)
-
-
 def _times(stamp: str) -> list[float]:
     """Seconds since 1970 of the record, the configuration and the metrics, without those that are not there."""
     return [int(part.split()[0]) / 1e9 for part in stamp.split("|") if part[:1].isdigit()]
@@ -394,6 +397,15 @@ def _forget(path: Path | None) -> None:
 
 def _sum(row: Sequence[Any]) -> int:
     return zlib.crc32(repr(tuple(row)).encode("utf-8", "replace"))
+
+
+def _is_text(row: Sequence[Any]) -> bool:
+    """Whether SQLite can keep it: names of files may be in no encoding."""
+    try:
+        "".join(value for value in row if isinstance(value, str)).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _digests_to(text: str, key: str) -> bool:

@@ -41,7 +41,7 @@ def located(root: Any) -> Path:
     Raises `SpecError` for a URL without the extra that opens it, and for one that fsspec does not know.
     """
     if not isinstance(root, str):
-        return cast(Path, root if hasattr(root, "fs") else Path(root))
+        return cast(Path, root if hasattr(type(root), "fs") else Path(root))
     if "://" not in root:
         return Path(root)
     if root.startswith("file://"):
@@ -51,14 +51,16 @@ def located(root: Any) -> Path:
     except ImportError:
         raise SpecError([("", f"the store {root} needs fsspec: pip install 'moonbed[remote]'")]) from None
     try:
-        return cast(Path, UPath(root.rstrip("/")) if not root.endswith("://") else UPath(root))
-    except (ValueError, ImportError, OSError) as error:  # an unknown protocol, or its package is not installed
+        found = UPath(root.rstrip("/") if not root.endswith("://") else root)
+        found.fs  # noqa: B018 (its package is imported here)
+        return cast(Path, found)
+    except Exception as error:  # an unknown protocol, or its package is not installed; each raises what it likes
         raise SpecError([("", f"the store {root} cannot be opened: {error}")]) from None
 
 
 def remote(path: Path) -> bool:
     """Whether a path is that of a URL."""
-    return hasattr(path, "fs")
+    return hasattr(type(path), "fs")
 
 
 def read(path: Path) -> bytes:

@@ -5,28 +5,29 @@ step of its last checkpoint; *sampling* or *evaluating* while somebody goes on w
 record says; *damaged* where a file does not match its seal. How far a training is, and its losses, stand in its
 checkpoint, which is written about once a second.
 
-Nothing is written. A folder is read again only when the time of one of its files has changed: a thousand finished runs
-cost a few thousand calls of `stat`.
+Nothing is written. What experiments say comes from the store's own index; a training is read again only when the time
+of one of its files has changed: a thousand finished runs cost a few thousand calls of `stat`.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cache
 from typing import Any
 
 from moonbed.experiments import formats
+from moonbed.experiments.index import APART, Run
+from moonbed.experiments.places import remote
 from moonbed.experiments.store import Folder, Store, StoreError
 from moonbed.serve.naming import brief, described
 
 __all__ = ["Index", "losses", "patiently"]
 
-APART = frozenset({"floors", "exact"})
-"""Folders of a store that are no trainings."""
 SPARK = 40
 """Points of the small curve in the list."""
 SETTLED = 0.1
@@ -35,12 +36,13 @@ FRESH = 60.0
 """Seconds for which a checkpoint counts as being worked on, where the system cannot say whether somebody does."""
 AGAIN = 0.25
 """Seconds between two looks at the store, however many ask."""
+FAR = 5.0
+"""The same where the store is a URL."""
 
 
 @dataclass(frozen=True)
 class _Seen:
     stamp: tuple[Any, ...] | None
-    inner: tuple[str, ...]
     run: dict[str, Any]
 
 
@@ -69,37 +71,86 @@ class Index:
 
     def _look(self) -> dict[str, dict[str, Any]]:
         with self._lock:
-            if time.monotonic() - self._looked > AGAIN:
-                self._seen = {name: self._read(name) for name in self._names()}
+            if time.monotonic() - self._looked > (FAR if remote(self.store.root) else AGAIN):
+                inner: dict[str, list[Run]] = {}
+                for run in self.store.index().look():
+                    inner.setdefault(run.training, []).append(run)
+                times = _times(self.store, inner)
+                self._seen = {name: self._read(name, found, inner.get(name, [])) for name, found in times.items()}
                 found = [(name, seen.run) for name, seen in self._seen.items() if seen.run]
                 self._folders = {run["id"]: name for name, run in found}
                 self._runs = {run["id"]: run for _, run in found}
                 self._looked = time.monotonic()
             return self._runs
 
-    def _names(self) -> list[str]:
-        root = self.store.root
-        try:
-            with os.scandir(root) as entries:
-                return [e.name for e in entries if e.name not in APART and e.name[:1] != "." and e.is_dir()]
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise StoreError(f"cannot read {root}: {error.strerror or error}") from None
-
-    def _read(self, name: str) -> _Seen:
-        path, old = str(self.store.root / name), self._seen.get(name)
-        held = Folder(Path(path)).held()
-        if old is not None and old.stamp is not None and old.stamp == _stamp(path, old.inner, held):
+    def _read(self, name: str, times: tuple[float, ...], inner: list[Run]) -> _Seen:
+        folder, old = Folder(self.store.root / name, readonly=True), self._seen.get(name)
+        held = folder.held()
+        inner = sorted(inner, key=lambda run: run.id)
+        stamp = held, times, tuple(inner)
+        if old is not None and old.stamp == stamp:
             return old
-        inner = _experiments(path)
-        stamp = _stamp(path, inner, held)
+        when = (times[1] or times[0], max([*times[1:], *(run.changed for run in inner)]))
         try:
-            run = patiently(lambda: _summary(Path(path), inner, held, stamp))
+            run = patiently(lambda: self._summary(folder, inner, held, times[3]))
         except Exception as error:  # whatever a folder holds, the other runs are shown
-            run = _damaged(name, error, stamp)
-        settled = max(stamp[1], default=0) < (time.time() - SETTLED) * 1e9
-        return _Seen(stamp if settled else None, inner, run)
+            run = _damaged(name, error)
+        if run:
+            run |= {"started": when[0], "updated": when[1]}
+        return _Seen(stamp if when[1] < time.time() - SETTLED else None, run)
+
+    def _summary(self, folder: Folder, inner: Sequence[Run], held: bool | None, checkpoint: float) -> dict[str, Any]:
+        found, record, now = folder.read_json("training.json"), folder.record(), folder.read_json("checkpoint.json")
+        for run in inner:
+            if run.status == "damaged":
+                raise StoreError(run.message)
+        exact = found is None and bool(inner)
+        if found is None and not exact:
+            return {}
+        index = self.store.index()
+        spec = found["spec"] if found else index.spec(inner[0])["training"]
+        if found and found["id"] != folder.path.name:
+            path = folder.path / "training.json"
+            raise StoreError(f"{path} is not what its folder is named for: its id is {found['id']}")
+        name, differs = described(spec)
+        log = [] if exact else losses(folder, record, now)
+        step = (record or now or {}).get("step", 0)
+        experiments = [{**_told(index.configuration_text(run)), **_experiment(run, held)} for run in inner]
+        return {
+            "id": folder.path.name,
+            "status": _status(record, exact, held, checkpoint, experiments),
+            "message": (record or {}).get("message", ""),
+            "name": name,
+            "differs": [["exact", "true"], *differs] if exact else differs,
+            "seed": spec["seed"],
+            "steps": 0 if exact else spec["steps"],
+            "step": step,
+            "loss": log[-1][1] if log else None,
+            "spark": [loss for _, loss in thinned(log, SPARK)],
+            "seconds": (record or now or {}).get("seconds", 0.0),
+            "parameters": (record or {}).get("parameters"),
+            "device": (record or {}).get("device", ""),
+            "experiments": experiments,
+        }
+
+
+def _times(store: Store, inner: Mapping[str, Any]) -> dict[str, tuple[float, ...]]:
+    """Folder of a training -> times of the folder, its configuration, its record and its checkpoint; 0 for none."""
+    names = ("training.json", "record.json", "checkpoint.json")
+    if remote(store.root):
+        found = store.folder().names(*(f"*/{name}" for name in names))
+        folders = {name.split("/")[0] for name in found} | {*inner}
+        times = {f: [found[f"{f}/{name}"].time if f"{f}/{name}" in found else 0.0 for name in names] for f in folders}
+        return {f: (max([*t, *(run.time for run in inner.get(f, []))]), *t) for f, t in times.items()}
+    root = store.root
+    try:
+        with os.scandir(root) as entries:
+            kept = [e.path for e in entries if e.name not in APART and e.name[:1] != "." and e.is_dir()]
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise StoreError(f"cannot read {root}: {error.strerror or error}") from None
+    return {os.path.basename(p): tuple(map(_when, (p, *(f"{p}/{name}" for name in names)))) for p in kept}  # noqa: PTH119
 
 
 def patiently(read: Callable[[], Any], tries: int = 3) -> Any:
@@ -112,78 +163,25 @@ def patiently(read: Callable[[], Any], tries: int = 3) -> Any:
     return read()
 
 
-def _experiments(path: str) -> tuple[str, ...]:
+def _when(path: str) -> float:
     try:
-        with os.scandir(path) as entries:
-            return tuple(sorted(e.name for e in entries if e.is_dir() and _when(f"{e.path}/experiment.json")))
+        return os.stat(path).st_mtime_ns / 1e9  # noqa: PTH116 (thousands a second)
     except OSError:
-        return ()
+        return 0.0
 
 
-def _stamp(path: str, inner: Sequence[str], held: bool | None) -> tuple[Any, ...]:
-    """What changes whenever something in the folder that the list shows does."""
-    names = ["", "/training.json", "/record.json", "/checkpoint.json"]
-    for name in inner:
-        names += [f"/{name}", f"/{name}/experiment.json", f"/{name}/record.json", f"/{name}/metrics"]
-    return held, tuple(map(_when, (path + name for name in names)))
+def _experiment(run: Run, held: bool | None) -> dict[str, Any]:
+    status = ("sampling" if held else "unfinished") if run.status == "unfinished" else run.status
+    done = run.status != "unfinished"
+    return {"id": run.id, "status": status, "exploded": run.exploded if done else None, "metrics": run.asked}
 
 
-def _when(path: str) -> int:
-    try:
-        return os.stat(path).st_mtime_ns  # noqa: PTH116 (thousands a second)
-    except OSError:
-        return 0
-
-
-def _summary(path: Path, inner: Sequence[str], held: bool | None, stamp: tuple[Any, ...]) -> dict[str, Any]:
-    folder, times = Folder(path), stamp[1]
-    found, record, now = folder.read_json("training.json"), folder.record(), folder.read_json("checkpoint.json")
-    experiments = [_experiment(Folder(path / name), held) for name in inner]
-    exact = found is None and bool(experiments)
-    if found is None and not exact:
-        return {}
-    spec = found["spec"] if found else (folder.read_json(f"{inner[0]}/experiment.json") or {})["spec"]["training"]
-    if found and found["id"] != path.name:
-        raise StoreError(f"{path / 'training.json'} is not what its folder is named for: its id is {found['id']}")
-    name, differs = described(spec)
-    log = [] if exact else losses(folder, record, now)
-    step = (record or now or {}).get("step", 0)
-    return {
-        "id": path.name,
-        "status": _status(record, exact, held, times[3], experiments),
-        "message": (record or {}).get("message", ""),
-        "name": name,
-        "differs": [["exact", "true"], *differs] if exact else differs,
-        "seed": spec["seed"],
-        "steps": 0 if exact else spec["steps"],
-        "step": step,
-        "loss": log[-1][1] if log else None,
-        "spark": [loss for _, loss in thinned(log, SPARK)],
-        "seconds": (record or now or {}).get("seconds", 0.0),
-        "parameters": (record or {}).get("parameters"),
-        "device": (record or {}).get("device", ""),
-        "started": (times[1] or times[4]) / 1e9,
-        "updated": max(times[1:]) / 1e9,
-        "experiments": experiments,
-    }
-
-
-def _experiment(folder: Folder, held: bool | None) -> dict[str, Any]:
-    found = folder.read_json("experiment.json")
-    if found is None:
-        raise StoreError(f"cannot read {folder.path / 'experiment.json'}")
-    spec, record = found["spec"], folder.record()
-    status = record["status"] if record else ("sampling" if held else "unfinished")
+@cache
+def _told(configuration: str) -> dict[str, Any]:
+    """What is said of how an experiment samples, by the JSON of its configuration."""
+    spec = json.loads(configuration)
     told = {key: brief(value) for key, value in spec.items() if key in _TOLD and value not in (None, False)}
-    return {
-        "id": folder.path.name,
-        "status": status,
-        "sampler": brief(spec["sampler"]),
-        "n": spec["n"],
-        "told": told,
-        "exploded": (record or {}).get("exploded"),
-        "metrics": len(list(folder.path.glob("metrics/*.json"))),
-    }
+    return {"sampler": brief(spec["sampler"]), "n": spec["n"], "told": told}
 
 
 _TOLD = ("schedule", "label", "guidance", "exact", "sigma_rel")
@@ -193,11 +191,11 @@ def _status(
     record: Mapping[str, Any] | None,
     exact: bool,
     held: bool | None,
-    checkpoint: int,
+    checkpoint: float,
     experiments: Sequence[Mapping[str, Any]],
 ) -> str:
     if record is None and not exact:
-        fresh = held is None and checkpoint > (time.time() - FRESH) * 1e9
+        fresh = held is None and checkpoint > time.time() - FRESH
         return "training" if held or fresh else "interrupted"
     if record is not None and record["status"] != "done":
         return "diverged"
@@ -224,10 +222,9 @@ def thinned(points: list[tuple[int, float]], most: int) -> list[tuple[int, float
     return points[(len(points) - 1) % every :: every]
 
 
-def _damaged(name: str, error: Exception, stamp: tuple[Any, ...]) -> dict[str, Any]:
+def _damaged(name: str, error: Exception) -> dict[str, Any]:
     message = str(error) if isinstance(error, StoreError) else f"cannot be read ({type(error).__name__}: {error})"
     blank: dict[str, Any] = {"name": "", "differs": [], "seed": None, "steps": 0, "step": 0, "loss": None, "spark": []}
     more: dict[str, Any] = {"seconds": 0.0, "parameters": None, "device": "", "experiments": []}
-    when = {"started": stamp[1][1] / 1e9, "updated": max(stamp[1]) / 1e9}
     key = name.encode("utf-8", "replace").decode()  # a name in no encoding is shown with question marks
-    return {"id": key, "status": "damaged", "message": message, **blank, **more, **when}
+    return {"id": key, "status": "damaged", "message": message, **blank, **more}

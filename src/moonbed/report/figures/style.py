@@ -64,7 +64,7 @@ P = ParamSpec("P")
 
 
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """A function that makes a figure: in the style of all whatever the user's matplotlib is, and with printable text."""
+    """A function that makes a figure: in one style whatever the user's matplotlib is set to, with printable text."""
 
     @wraps(draw)
     def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
