@@ -1,5 +1,6 @@
 # make run    install into .venv and reproduce the published ablation (quick budget): table, CSV, pictures
 # make test   install with the test extras and run the tests
+# make test-lowest, make test-newest   the tests with the lowest and with the newest releases that pyproject.toml admits
 # make bench  speed and growth beside a plain reference, JAX and limits: about 15 minutes of an idle machine
 # make bench-truth   false alarms and power of the metrics, as in docs/metrics.md: about an hour
 # make boards  every board, into docs/boards: an hour of two cores
@@ -10,13 +11,34 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint format bench bench-truth boards fuzz clean
+.PHONY: run test test-lowest test-newest lowest lint format bench bench-truth boards fuzz clean
 
 run: $(VENV)/.installed
 	$(BIN)/moonbed reproduce
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
+
+# Releases of other years, each in an environment of its own: build/lowest and build/newest
+
+test-lowest: build/lowest/.installed
+	build/lowest/bin/python -m pytest --numprocesses auto --dist worksteal
+
+build/lowest/.installed: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv build/lowest
+	build/lowest/bin/python -m pip install --quiet --constraint constraints-lowest.txt --editable '.[test,onnx]'
+	@touch $@
+
+test-newest:
+	$(PYTHON) -m venv build/newest
+	build/newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[test,onnx]'
+	build/newest/bin/python -m pytest --numprocesses auto --dist worksteal
+
+# Made anew after a change of pyproject.toml, with uv; what the requirements require in turn is the newest of the day
+lowest:
+	@echo '# The lowest releases that Moonbed works with, made by: make lowest' > constraints-lowest.txt
+	uv pip compile --quiet --extra test --extra onnx --resolution lowest-direct --python-version 3.11 --no-header \
+	  --no-annotate pyproject.toml >> constraints-lowest.txt
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

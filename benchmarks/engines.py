@@ -80,7 +80,7 @@ def main() -> None:
         ratios = [one / other for one, other in zip(base, times["run"], strict=True)]
         rate = 60 * given.trainings / statistics.median(times["run"])
         spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-        print(f"| `{name}` | {rate:.1f} | {spread} | {statistics.median(times['again']) / given.trainings:.3f} |")
+        print(f"| `{name}` | {rate:.1f} | {spread} | {statistics.median(times['short']) / given.trainings:.3f} |")
     if given.out:
         given.out.parent.mkdir(parents=True, exist_ok=True)
         given.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

@@ -153,11 +153,11 @@ def test_jobs_leave_what_one_process_leaves_and_a_killed_one_goes_on(tmp_path, m
     monkeypatch.chdir(tmp_path)
     experiments = [tiny(training__steps=6000 if k == 0 else 1000, training__seed=k) for k in range(3)]
     whole, store = Store(tmp_path / "whole"), Store(tmp_path / "jobs")
-    for _ in execute(experiments, METRICS, whole, "cpu", draws=2):
+    for _ in execute(experiments, METRICS, whole, "cpu"):
         pass
     engine = Slurm(cluster="local", jobs=3, folder=str(tmp_path / "private"))
     first, results, stages, killed = experiments[0].training, [], Counter(), False
-    for group, event in execute(experiments, METRICS, store, "auto", engine, draws=2):
+    for group, event in execute(experiments, METRICS, store, "auto", engine):
         assert not isinstance(event, Failure), event
         stages[event.stage if isinstance(event, Progress) else "result"] += 1
         results += [event] if isinstance(event, Result) else []

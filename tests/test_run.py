@@ -613,6 +613,6 @@ def test_a_second_thread_only_where_a_core_is_free(cores, jobs, seeds, draws, ah
     monkeypatch.setattr(Local, "run", lambda self, found: iter(tasks.extend(found) or ()))
     experiments = [SMALL.replace(**{"training.seed": s}) for s in range(seeds)]
     list(execute(experiments, METRICS, Store(tmp_path), "cpu", Local(jobs=jobs), draws=draws))
-    training = [task.args[-1] for task in tasks if task.function.__name__ == "_complete"]
+    training = [task.args[-1] for task in tasks if task.function.__name__ == "complete"]
     assert training == [ahead] * seeds
     assert min(jobs, len(tasks)) * (1 + ahead) <= cores

@@ -11,6 +11,7 @@ from small import METRICS, RUN, TINY, tiny
 import moonbed as package
 from moonbed.component import SpecError
 from moonbed.experiments import PRESETS, Store, run
+from moonbed.experiments.engines import Local
 from moonbed.experiments.grid import varied
 from moonbed.experiments.run import Progress, Result, execute
 from moonbed.experiments.spec import grouped
@@ -103,7 +104,7 @@ def trained(events) -> list[str]:
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_ten_samplers_over_two_networks_are_two_trainings(tmp_path, jobs):
     wanted = list(package.grid(tiny(), **{"training.seed": [0, 1], "sampler.steps": list(range(2, 12))}).values())
-    events = list(execute([*wanted, *wanted[:7]], METRICS, Store(tmp_path), "cpu", jobs, draws=1))
+    events = list(execute([*wanted, *wanted[:7]], METRICS, Store(tmp_path), "cpu", Local(jobs=jobs), draws=1))
     assert sorted(trained(events)) == sorted(grouped(wanted))
     assert len(trained(events)) == 2
     assert sorted(e.experiment.id for _, e in events if isinstance(e, Result)) == sorted(e.id for e in wanted)
@@ -138,7 +139,7 @@ def test_one_that_fails_does_not_stop_the_others(tmp_path, monkeypatch):
         yield from whole(experiment, *args)
 
     monkeypatch.setattr(RUN, "evaluate", evaluate)
-    events = list(execute([lost, tiny()], METRICS, Store(tmp_path), "cpu", 1, draws=1))
+    events = list(execute([lost, tiny()], METRICS, Store(tmp_path), "cpu", draws=1))
     assert [e.experiment.id for _, e in events if isinstance(e, Result)] == [tiny().id]
     assert [group[0].id for group, e in events if type(e).__name__ == "Failure"] == [lost.id]
 

@@ -30,6 +30,7 @@ _HOMES = {
     "PRESETS": "experiments",
     "run": "experiments",
     "grid": "experiments.grid",
+    "Search": "experiments.spaces",
     "measure": "calls",
     "compare": "calls",
     "anatomy": "calls",

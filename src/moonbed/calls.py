@@ -19,6 +19,7 @@ from moonbed.experiments.rows import DRAWS, Row, Rows, follow, rows
 from moonbed.experiments.run import Failure, Progress, gather, suite
 from moonbed.experiments.spec import Experiment
 from moonbed.experiments.store import Store, StoreError
+from moonbed.experiments.trackers import Tracker
 from moonbed.metrics import Metric
 from moonbed.writing import write_page
 
@@ -39,18 +40,19 @@ def measure(
     device: str = "auto",
     jobs: int | None = None,
     engine: Engine | str | None = None,
+    track: Sequence[Tracker] = (),
     quiet: bool = False,
 ) -> Rows:
     """Run experiments by name (several of one name are its seeds) and return a row for each, with floors.
 
-    What the store holds is not computed again. Raises, and asks for a guard with several `jobs`, as
-    `moonbed.experiments.run.run` does.
+    What the store holds is not computed again; `track` are trackers that hear of it. Raises, and asks for a guard with
+    several `jobs`, as `moonbed.experiments.run.run` does.
     """
     wanted = {name: [e] if isinstance(e, Experiment) else list(e) for name, e in experiments.items()}
     chosen, where = suite(metrics), Store.at(store)
     found = {
         r.experiment.id: r
-        for r in gather(_shown(follow(wanted, chosen, draws, where, device, engine_of(engine, jobs)), quiet))
+        for r in gather(_shown(follow(wanted, chosen, draws, where, device, engine_of(engine, jobs), track), quiet))
     }
     return rows({name: [found[e.id] for e in group] for name, group in wanted.items()}, chosen, where, changes={})
 
@@ -70,6 +72,7 @@ def compare(
     device: str = "auto",
     jobs: int | None = None,
     engine: Engine | str | None = None,
+    track: Sequence[Tracker] = (),
     quiet: bool = False,
 ) -> comparisons.Comparison:
     """Is b better than a? Both run with the same seeds; see `moonbed.experiments.compare` for what the verdict means.
@@ -83,6 +86,7 @@ def compare(
     one, other = ((name or letter, e) for letter, (name, e) in zip("AB", arms, strict=True))
     options: dict[str, Any] = {"seeds": seeds, "until_decided": until_decided, "level": level, "margin": margin}
     options |= {"draws": draws, "store": where, "device": device, "engine": engine_of(engine, jobs)}
+    options["track"] = track
     return _last(comparisons.compare(one, other, suite(metrics), **options), comparisons.Comparison, quiet)
 
 

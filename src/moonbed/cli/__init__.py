@@ -10,6 +10,7 @@ from moonbed.cli import (  # registers them
     moving,
     plotting,
     reporting,
+    searching,
     serving,
 )
 from moonbed.cli.app import STORE, app, main
@@ -27,5 +28,6 @@ __all__ = [
     "moving",
     "plotting",
     "reporting",
+    "searching",
     "serving",
 ]

@@ -41,6 +41,10 @@ StoreOption = Annotated[
 DeviceOption = Annotated[str, Parameter(help="cpu, cuda, mps, or auto for the fastest of them here.")]
 QuietOption = Annotated[bool, Parameter(negative="", help="No progress on standard error.")]
 CsvOption = Annotated[Path | None, Parameter(name="--csv", help="Write the table as CSV to this file as well.")]
+TrackOption = Annotated[
+    str | None,
+    Parameter(help="Who hears of the runs: TensorBoard, WandB, MLflow; names or JSON, with commas."),
+]
 JsonOption = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON on standard output.")]
 
 

@@ -18,6 +18,7 @@ from moonbed.cli.app import (
     JsonOption,
     QuietOption,
     StoreOption,
+    TrackOption,
     app,
 )
 from moonbed.cli.listing import list_runs
@@ -42,6 +43,7 @@ from moonbed.cli.parsing import (
     boards,
     check_writable,
     chosen_metrics,
+    chosen_trackers,
     one_of,
     page_path,
     preset_changes,
@@ -73,6 +75,7 @@ def run(
     skip_invalid: Annotated[
         bool, Parameter(negative="", help="Leave out combinations of a sweep that cannot be, and say which.")
     ] = False,
+    track: TrackOption = None,
     engine: EngineOptions = LOCAL,
     device: DeviceOption = "auto",
     store: StoreOption = STORE,
@@ -121,13 +124,14 @@ def run(
         named = {name: published(experiment) for name, experiment in named.items()}
     questions = tuple({metric.id: metric for metric in (*chosen_metrics(metrics or protocol), *own)}.values())
     at_least("--draws", draws, 1)
-    where, place = Store(store), engine.make()
+    where, place, trackers = Store(store), engine.make(), chosen_trackers(track)
 
     if csv:
         check_writable(csv.parent)
     page = page_path(report, beside(store, "report.html"))
     wanted = {name: [experiment] for name, experiment in named.items()}
-    results, failures = follow_runs(follow(wanted, questions, draws, where, device, place), quiet)
+    with said():
+        results, failures = follow_runs(follow(wanted, questions, draws, where, device, place, trackers), quiet)
     found = {name: [results[e.id]] for name, e in named.items() if e.id in results}
     table = rows(found, questions, where, changes={}) if found else []
     if csv and table:
@@ -156,6 +160,7 @@ def reproduce(
     report: Annotated[
         str | None, Parameter(help="The page to write, one HTML file, or none; report.html in --out unless said.")
     ] = None,
+    track: TrackOption = None,
     engine: EngineOptions = LOCAL,
     device: DeviceOption = "auto",
     store: StoreOption = STORE,
@@ -185,7 +190,10 @@ def reproduce(
     where, metrics = Store(store), SUITES["published"]
     check_writable(out)
     page = page_path(report, out / "report.html")
-    results, failures = follow_runs(job.follow(wanted, metrics, draws, where, device, engine.make()), quiet)
+    place, trackers = engine.make(), chosen_trackers(track)
+    with said():
+        events = job.follow(wanted, metrics, draws, where, device, place, trackers)
+        results, failures = follow_runs(events, quiet)
     found = {name: [results[e.id] for e in group if e.id in results] for name, group in wanted.items()}
     table = job.rows({name: group for name, group in found.items() if group}, metrics, where)
     print_rows(table, json)

@@ -17,12 +17,14 @@ from moonbed.cli.app import (
     JsonOption,
     QuietOption,
     StoreOption,
+    TrackOption,
     app,
 )
 from moonbed.cli.output import (
     last,
     print_found,
     print_table,
+    said,
     say,
     status,
     write_report,
@@ -34,6 +36,7 @@ from moonbed.cli.parsing import (
     changed,
     check_writable,
     chosen_metrics,
+    chosen_trackers,
     page_path,
     read_table,
 )
@@ -133,6 +136,7 @@ def compare(
         str, Parameter(help="Suites or metrics, by name or as JSON, with commas between them.")
     ] = "default",
     draws: Annotated[int, Parameter(help="Exact draws for the floor of each metric.")] = 39,
+    track: TrackOption = None,
     engine: EngineOptions = LOCAL,
     device: DeviceOption = "auto",
     store: StoreOption = STORE,
@@ -172,7 +176,9 @@ def compare(
     count = seeds if seeds is not None else 28 if until_decided else 5
     options: dict[str, Any] = {"seeds": count, "until_decided": until_decided, "level": level, "margin": margin}
     options |= {"draws": draws, "store": where, "device": device, "engine": engine.make()}
-    found, failures = last(job.compare(arms[0], arms[1], questions, **options), quiet)
+    options["track"] = chosen_trackers(track)
+    with said():
+        found, failures = last(job.compare(arms[0], arms[1], questions, **options), quiet)
     if isinstance(found, job.Comparison):
         if csv:
             write_text(csv, comparison_csv(found))

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from moonbed.experiments.spec import Experiment
+    from moonbed.experiments.trackers import Tracker
     from moonbed.metrics import Metric
 
 
@@ -89,6 +90,20 @@ def chosen_metrics(text: str) -> tuple[Metric, ...]:
         except SpecError as error:
             raise SpecError([(f"--metrics {place}".strip(), message) for place, message in error.problems]) from None
     return tuple(out.values())
+
+
+def chosen_trackers(text: str | None) -> tuple[Tracker, ...]:
+    """Trackers from their names, or as JSON, with commas between them. `SpecError` too for what is not installed."""
+    from moonbed.experiments.trackers import Tracker
+
+    out = []
+    for name in split_values(text) if text else ():
+        try:
+            out.append(Tracker.parse(name))
+        except SpecError as error:
+            raise SpecError([(f"--track {place}".strip(), message) for place, message in error.problems]) from None
+        out[-1].require()
+    return tuple(out)
 
 
 def one_of(option: str, value: str, known: Iterable[str]) -> str:

@@ -30,6 +30,7 @@ from moonbed.experiments.rows import DRAWS, Row, follow, rows
 from moonbed.experiments.run import Failure, Progress, Result
 from moonbed.experiments.spec import Experiment
 from moonbed.experiments.store import Store
+from moonbed.experiments.trackers import Tracker
 from moonbed.metrics import Metric
 from moonbed.metrics.significance import (
     Floor,
@@ -131,6 +132,7 @@ def compare(
     store: Store | str = "runs",
     device: str = "auto",
     engine: Engine = HERE,
+    track: Sequence[Tracker] = (),
 ) -> Iterator[tuple[str, Progress | Failure | Comparison]]:
     """Yield (what it is about, event) while both arms run, and a `Comparison` after each look; the last one counts.
 
@@ -147,7 +149,7 @@ def compare(
     for count in plan:
         arms = {name: [e.shifted(k) for k in range(count)] for name, e in zip(names, (a[1], b[1]), strict=True)}
         results: dict[str, Result] = {}
-        for about, event in follow(arms, metrics, draws, where, device, engine):
+        for about, event in follow(arms, metrics, draws, where, device, engine, track):
             if isinstance(event, Result):
                 results[event.experiment.id] = event
             else:

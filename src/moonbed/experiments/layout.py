@@ -18,6 +18,7 @@ __all__ = [
     "is_beside",
     "is_folder",
     "is_lock",
+    "is_search",
     "is_temporary",
     "is_token",
     "read_name",
@@ -115,6 +116,11 @@ def is_temporary(name: str) -> int | None:
 def is_lock(name: str) -> bool:
     """Whether the last part of a name is that of the lock of a training."""
     return name == ".lock"
+
+
+def is_search(name: str) -> bool:
+    """Whether a name is of a search: a study with a store of its own, or what a trial had on its way."""
+    return name.startswith("searches/") or re.fullmatch(rf"{_ID}/{_ID}/rungs[.]json", name, re.ASCII) is not None
 
 
 def is_beside(name: str) -> bool:

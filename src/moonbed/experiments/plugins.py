@@ -162,7 +162,8 @@ def _written(path: str | Path) -> dict[str, Experiment]:
     module = vars(load_file(path))
     names = ["experiments"] if "experiments" in module else [name for name in module if not name.startswith("_")]
     values = [(name, module[name]) for name in names if module[name] is not PRESETS]  # which nearly every file imports
-    return {k: v for name, value in values for k, v in _entries(name, value) if isinstance(v, Experiment)}
+    entries = [(k, getattr(v, "base", v)) for name, value in values for k, v in _entries(name, value)]  # of a search
+    return {k: v for k, v in entries if isinstance(v, Experiment)}
 
 
 def _entries(name: str, value: object) -> list[tuple[str, object]]:

@@ -15,6 +15,7 @@ from moonbed.experiments.presets import CHANGES, PUBLISHED
 from moonbed.experiments.run import Failure, Progress, Result, execute
 from moonbed.experiments.spec import Experiment
 from moonbed.experiments.store import Store
+from moonbed.experiments.trackers import Tracker, tracked
 from moonbed.metrics import Metric
 from moonbed.metrics.significance import Floor, interval
 from moonbed.metrics.suites import SUITES
@@ -107,15 +108,23 @@ def follow(
     store: Store,
     device: str = "auto",
     engine: Engine = HERE,
+    trackers: Sequence[Tracker] = (),
 ) -> Iterator[tuple[str, Progress | Result | Failure]]:
     """Yield (what it is about, event) while experiments and their floors are computed; then `rows` reads them.
+
+    Trackers are told what the events say.
 
     The interval of a row with several seeds is over these; only a single one's is taken over evaluation draws.
     """
     doubt = any(len(group) == 1 for group in wanted.values())
     seeds = {name: ", seed {}" if len(group) > 1 else "" for name, group in wanted.items()}
     names = {e.id: name + seeds[name].format(e.training.seed) for name, group in wanted.items() for e in group}
-    for group, event in execute([e for g in wanted.values() for e in g], metrics, store, device, engine, doubt, draws):
+    every = [e for group in wanted.values() for e in group]
+    events: Iterator[tuple[list[Experiment], Progress | Result | Failure]]
+    events = execute(every, metrics, store, device, engine, doubt, draws)
+    if trackers:
+        events = tracked(events, trackers, store, metrics, draws, names)
+    for group, event in events:
         yield together([*dict.fromkeys(names[e.id] for e in group)]) or "floor", event
 
 

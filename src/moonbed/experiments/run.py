@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from torch import Tensor
+
+    from moonbed.experiments.trackers import Tracker
 else:
     np = lazy_import("numpy")
     torch = lazy_import("torch")
@@ -114,11 +116,12 @@ def run(
     jobs: int | None = None,
     engine: Engine | str | None = None,
     doubt: bool = True,
+    track: Sequence[Tracker] = (),
 ) -> list[Result]:
     """Train, sample and evaluate experiments; what the store holds already is not computed again.
 
     Results come in the order of the experiments. With `doubt` every value gets its interval over evaluation draws. A
-    training that diverges is a result with the status "diverged".
+    training that diverges is a result with the status "diverged". `track` are trackers that hear of it meanwhile.
     `engine` says where: processes of this machine, `jobs` at once, unless it is "ray", "slurm" or an `Engine`. With
     several `jobs`, a script needs the guard `if __name__ == "__main__":` that multiprocessing asks for.
     Raises `SpecError` for a bad configuration and `StoreError` for a store that cannot be written or is damaged.
@@ -126,7 +129,13 @@ def run(
     if isinstance(experiments, Experiment):
         experiments = [experiments]
     wanted = list(experiments.values() if isinstance(experiments, Mapping) else experiments)
-    events = execute(wanted, suite(metrics), Store.at(store), device, engine_of(engine, jobs), doubt)
+    asked, where = suite(metrics), Store.at(store)
+    events = execute(wanted, asked, where, device, engine_of(engine, jobs), doubt)
+    if track:
+        from moonbed.experiments.trackers import tracked
+
+        named = experiments.items() if isinstance(experiments, Mapping) else ()
+        events = tracked(events, track, where, asked, names={e.id: name for name, e in named})
     results = {r.experiment.id: r for r in gather(events)}
     return [results[experiment.id] for experiment in wanted]
 
@@ -191,7 +200,7 @@ def execute(
     tasks = []
     for bundle in bundles:
         specs = [[e.spec() for e in groups[k]] for k in bundle]
-        tasks.append(Task(_complete, (specs, questions, root, device, doubt, ahead), files, root))
+        tasks.append(Task(complete, (specs, questions, root, device, doubt, ahead), files, root))
     drawn, total = 0, sum(len(plan.missing) for plan in plans)
     for index, event in engine.run([*tasks, *(task for _, task in drawing)]):
         if index >= len(bundles):
@@ -274,7 +283,7 @@ def _prepared(
     """
     needed: dict[Training, list[list[Experiment]]] = {}
     for bundle in bundles:
-        mine = {t: group for group in bundle for e in group for t in (*_first(e), *[e.training] * (not e.exact))}
+        mine = {t: group for group in bundle for e in group for t in (*first_of(e), *[e.training] * (not e.exact))}
         for training, group in mine.items():
             needed.setdefault(training, []).append(group)
     where = Store(root)
@@ -301,7 +310,7 @@ def _train_locked(store: Store, training: Training, device: str, ahead: bool) ->
         yield from (event for _, event in _train(store, [training], device, ahead))
 
 
-def _complete(
+def complete(
     specs: list[list[dict[str, Any]]], questions: list[dict[str, Any]], root: str, device: str, doubt: bool, ahead: bool
 ) -> Iterator[tuple[int, Progress | Result]]:
     """All experiments of some trainings, in a process that may be new; yields (which training, event)."""
@@ -309,7 +318,7 @@ def _complete(
     metrics = [Metric.parse(spec) for spec in questions]
     store = Store(root)
     for k, group in enumerate(groups):  # teachers and guides, whoever else waits for them
-        for training in dict.fromkeys(t for e in group for t in _first(e)):
+        for training in dict.fromkeys(t for e in group for t in first_of(e)):
             yield from ((k, event) for event in _train_locked(store, training, device, ahead))
     with ExitStack() as locks:
         for training in sorted((group[0].training for group in groups), key=lambda t: t.id):
@@ -329,7 +338,7 @@ def _teachers(training: Training) -> list[Training]:
     return [] if training.teacher is None else [*_teachers(training.teacher), training.teacher]
 
 
-def _first(experiment: Experiment) -> list[Training]:
+def first_of(experiment: Experiment) -> list[Training]:
     """What has to be trained before the experiment's own training: its teachers, and a guide with its own."""
     found = [t for training in experiment.needs for t in (*_teachers(training), training)]
     return [t for t in found if t != experiment.training]

@@ -11,7 +11,7 @@ from moonbed.experiments.anatomy import about_exact
 from moonbed.experiments.engines import Progress
 from moonbed.experiments.files import Stored
 from moonbed.experiments.inspection import Finding, Inspection, needed_by
-from moonbed.experiments.layout import Name, in_order, is_beside, is_folder, is_lock, is_temporary, read_name
+from moonbed.experiments.layout import Name, in_order, is_beside, is_folder, is_lock, is_search, is_temporary, read_name
 from moonbed.experiments.lossfloor import floor_file
 from moonbed.experiments.named import find_experiment
 from moonbed.experiments.seals import unseal
@@ -186,6 +186,8 @@ def verify(store: Store, what: Sequence[str] = ()) -> Iterator[Progress | Findin
             if id not in trained:
                 yield Finding(folder, "missing", f"was made with the training {id}, which is not finished here")
     for text in every if not what else ():
+        if is_search(text):
+            continue
         last = text.rpartition("/")[2]
         if read_name(text) is None and not is_folder(text) and not is_lock(last) and not is_beside(text):
             left = is_temporary(last) is not None

@@ -78,7 +78,8 @@ def decompositions() -> dict[Any, Any]:
             aten.hardtanh, aten.hardswish, aten.hardsigmoid, aten.native_group_norm, aten.native_batch_norm,
             aten._native_batch_norm_legit_no_training, aten.linalg_vector_norm, aten.addcmul, aten.addcdiv,
             aten.logaddexp, aten.log_sigmoid_forward, aten.glu, aten.baddbmm, aten.lerp, aten.hypot, aten.logsumexp,
-            aten._fused_rms_norm, aten.celu, aten.celu_, aten.hardtanh_, aten.hardswish_, aten.mish_, aten.sinc,
+            aten.celu, aten.celu_, aten.hardtanh_, aten.hardswish_, aten.mish_, aten.sinc,
+            *([aten._fused_rms_norm] if hasattr(aten, "_fused_rms_norm") else []),  # since torch 2.9
         ]
     )  # fmt: skip
     table = {**core_aten_decompositions(), **more}

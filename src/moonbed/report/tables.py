@@ -132,7 +132,7 @@ def to_terminal(rows: Sequence[Row], labels: Sequence[str]) -> Table:
 
     lost = "".join(f"\n[red]{escape(f'{row.name}: {note}')}[/]" for row in rows if (note := notes(row)))
     if len(rows) > MANY:
-        return _short(rows, labels, caption(rows) + lost)
+        return short_table(rows, labels, lost)
     said = "".join(f"\n[bold]{escape(row.name)}[/]: {escape(row.sentence)}" for row in rows if row.sentence)
     table = Table(caption=caption(rows) + said + lost, caption_justify="left", pad_edge=False, box=box.SIMPLE_HEAD)
     many = len(labels) > WIDE
@@ -142,12 +142,13 @@ def to_terminal(rows: Sequence[Row], labels: Sequence[str]) -> Table:
     return table
 
 
-def _short(rows: Sequence[Row], labels: Sequence[str], below: str) -> Table:
+def short_table(rows: Sequence[Row], labels: Sequence[str], lost: str = "") -> Table:
     """A line a row: value and interval of the leading metrics, below their floors where these are the same for all."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table
 
+    below = caption(rows) + lost
     shown = [label for label in labels if any(row.cells[label].values for row in rows)][:LEADING]
     if left := len(labels) - len(shown):
         below += f"\n{left} more metrics, and each row's diagnosis, are in --csv, --json and the page"
