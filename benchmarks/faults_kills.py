@@ -98,7 +98,7 @@ def _chain(count: Count, starts: Starts, start: str, seconds: dict[str, float], 
     log.write_text("")
     where: list[str] = []
     for _ in range(CHAIN):
-        child = Child(lambda: work(root), log)
+        child = Child(lambda: work(aged(root)), log)
         child.wait(chance.uniform(0, seconds[start]))
         stage = child.stage()
         child.kill()

@@ -113,9 +113,11 @@ class Child:
         self.log, (self._stack, theirs) = log, os.pipe()
         sys.stdout.flush()
         sys.stderr.flush()
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])  # until the child can answer it
         self.pid = os.fork()
         if self.pid == 0:
             self._run(do, theirs)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
         os.close(theirs)
         self.code: int | None = None
 
@@ -130,6 +132,7 @@ class Child:
             sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
             sys.stderr = open(2, "w", closefd=False, buffering=1)  # noqa: SIM115
             faulthandler.register(signal.SIGUSR1, file=pipe, all_threads=False)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
             do()
             code = 0
         except SystemExit as end:

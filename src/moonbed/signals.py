@@ -8,6 +8,7 @@ on to.
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,17 +34,22 @@ def status(stop: KeyboardInterrupt) -> int:
 
 @contextmanager
 def interrupting() -> Iterator[None]:
-    """SIGTERM and SIGHUP raise `Stopped` inside; where signals cannot be had, in a thread, nothing changes."""
+    """SIGTERM and SIGHUP raise `Stopped` inside; where signals cannot be had, in a thread, nothing changes.
+
+    A second one may come while generators are closed after the first, where Python can only report it: not here.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in _ENDING}
+    before, report = {number: signal.getsignal(number) for number in _ENDING}, sys.unraisablehook
+    sys.unraisablehook = lambda found: None if isinstance(found.exc_value, KeyboardInterrupt) else report(found)
     for number, handler in before.items():
         if handler == signal.SIG_DFL:
             signal.signal(number, _stop)
     try:
         yield
     finally:
+        sys.unraisablehook = report
         for number, handler in before.items():
             signal.signal(number, handler)
 
