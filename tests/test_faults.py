@@ -17,6 +17,12 @@ from pathlib import Path
 import pytest
 from small import files
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+import faults_damage
+import faults_subject
+import faults_writes
+
 from moonbed.experiments import Store
 
 pytestmark = [
@@ -221,6 +227,39 @@ def test_a_worker_that_is_killed_is_started_again(driver, tmp_path, whole, numbe
     assert out.count("measured") >= 2
     assert files(tmp_path, (".npy", ".safetensors", ".jsonl")) == whole
     assert "Traceback" not in err, err
+
+
+# A small dose of `benchmarks/faults.py`
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
+    """The children of the harness are forked from this process, which has everything then."""
+    faults_subject.work(tmp_path_factory.mktemp("warm"))
+
+
+def harmless(*counts):
+    for count in counts:
+        assert count.tried, count
+        assert not count.lost, count.lost
+
+
+def test_a_write_stopped_or_refused_at_its_calls(imported):
+    harmless(*faults_writes.writes(every=25))
+
+
+def test_every_kind_of_damage_is_noticed(imported):
+    counts = faults_damage.damages(every=80)
+    harmless(*counts)
+    assert sum(count.tried for count in counts) > 500
+
+
+def test_the_harness_sees_what_is_lost(imported, monkeypatch):
+    """With a write that goes straight to its place, things are lost and counted."""
+    from moonbed.experiments import places
+
+    monkeypatch.setattr(places, "put", lambda path, data: (path.parent.mkdir(exist_ok=True), path.write_bytes(data)))
+    assert any(count.lost for count in faults_writes.writes(every=25))
 
 
 def test_what_a_killed_process_left_among_the_floors_is_swept(tmp_path):
