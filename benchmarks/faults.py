@@ -69,6 +69,18 @@ PARTS: dict[str, Part] = {
 }
 
 
+def _import_all() -> None:
+    """Children are forked from a process that has imported all that a command needs."""
+    with (
+        tempfile.TemporaryDirectory() as warm,
+        Path(os.devnull).open("w") as nowhere,
+        redirect_stdout(nowhere),
+        redirect_stderr(nowhere),
+        suppress(SystemExit),
+    ):
+        command(Path(warm))
+
+
 def line(count: Count) -> str:
     """A line of the table."""
     stages = ", ".join(f"{stage} {n:,}" for stage, n in sorted(count.stages.items(), key=lambda item: -item[1])[:9])
@@ -84,9 +96,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="write the counts as JSON")
     given = parser.parse_args()
     one_thread()
-    with tempfile.TemporaryDirectory() as warm, suppress(SystemExit):  # children are forked from what has imported all
-        with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
-            command(Path(warm))
+    _import_all()
     counts: list[Count] = []
     print("| fault | tried | survived | lost | where |\n| --- | --- | --- | --- | --- |", flush=True)
     for name in given.only.split(","):

@@ -115,20 +115,19 @@ WRITERS = (
 )
 
 
-def _at(number: int, act: Callable[[], None], only: frozenset[str] | None = None) -> Callable[[], int]:
-    """Act before the `number`-th call of the system from now on; a function that says how many there were."""
-    seen = 0
+def _at(number: int, act: Callable[[], None], only: frozenset[str] | None = None) -> Callable[[], list[str]]:
+    """Act before the `number`-th call of the system from now on; a function that names those there were."""
+    seen: list[str] = []
 
     def look(frame: Any, event: str, function: Any) -> None:
-        nonlocal seen
         if event != "c_call":
             return
         owner = getattr(function, "__self__", None)
         module = getattr(owner, "__name__", "") if type(owner).__name__ == "module" else type(owner).__module__
         if module not in ("posix", "_io", "io") or (only is not None and function.__name__ not in only):
             return
-        seen += 1
-        if seen == number:
+        seen.append(function.__name__)
+        if len(seen) == number:
             sys.setprofile(None)
             act()
 
@@ -136,7 +135,7 @@ def _at(number: int, act: Callable[[], None], only: frozenset[str] | None = None
     return lambda: seen
 
 
-def _calls(writer: Writer, root: Path, only: frozenset[str] | None) -> int:
+def _calls(writer: Writer, root: Path, only: frozenset[str] | None) -> list[str]:
     writer.before(root)
     seen = _at(0, lambda: None, only)
     try:
@@ -171,11 +170,21 @@ def writes(every: int = 1) -> list[Count]:
     with stage_folder() as where:
         for writer in WRITERS:
             old, new = (_value(writer, where / f"value{k}", k) for k in (0, 1))
-            for k in range(1, _calls(writer, _fresh(where), None) + 2, every):
+            for k in range(1, len(_calls(writer, _fresh(where), None)) + 2, every):
                 _try(killed, writer, where, (old, new), lambda k=k: _at(k, _die), (-signal.SIGKILL, 0))
-            for k in range(1, _calls(writer, _fresh(where), FAILING) + 1, every):
+            calls = _calls(writer, _fresh(where), FAILING)
+            for k in range(1, len(calls) + 1, every):
+                removal = calls[k - 1] in ("unlink", "remove")
                 for number, count in failed.items():
-                    _try(count, writer, where, (old, new), lambda k=k, n=number: _at(k, _fail(n), FAILING), (2, 0))
+                    _try(
+                        count,
+                        writer,
+                        where,
+                        (old, new),
+                        lambda k=k, n=number: _at(k, _fail(n), FAILING),
+                        (2, 0),
+                        removal,
+                    )
             for size in (0, 1, 500, 1000, 2000, 4000, 7999)[::every]:
                 _try(short, writer, where, (old, new), lambda n=size: _limited(n, True), (-signal.SIGXFSZ, 0))
                 _try(full, writer, where, (old, new), lambda n=size: _limited(n, False), (2, 0))
@@ -204,8 +213,13 @@ def _try(
     values: tuple[Any, Any],
     fault: Callable[[], object],
     codes: tuple[int, int],
+    removal: bool = False,
 ) -> None:
-    """One fault: the old or the new must be there, whole; with the fault gone the same write must give the new."""
+    """One fault: the old or the new must be there, whole, and the new where the write says that it is done.
+
+    With the fault gone the same write must give the new. Half a file may stay of a process that was killed, or whose
+    `removal` of it failed, until it is swept.
+    """
     root, log = _fresh(where), where / "log"
     log.write_text("")
     writer.before(root)
@@ -221,13 +235,13 @@ def _try(
     if child.wait() not in codes:
         problems.append(f"status {child.code}")
     try:
-        if writer.read(root) not in values:
+        if writer.read(root) not in (values[1:] if child.code == 0 else values):
             problems.append("neither the old nor the new")
     except StoreError as error:
         problems.append(str(error))
     problems += damage(root) + spoken(log)
-    left = len(list(root.rglob(".*.*.????????")))
-    if (left and child.code != codes[0]) or (left and codes[0] == 2):
+    left = list(root.rglob(".*.*.????????"))
+    if left and not removal and (codes[0] == 2 or child.code == 0):
         problems.append("half written files of a process that was not killed")
     writer.write(root)
     for folder in root.glob("*"):

@@ -1,4 +1,7 @@
-"""Real processes that are killed: what they leave is resumed to the bits of an uninterrupted run."""
+"""Real processes that are killed: what they leave is resumed to the bits of an uninterrupted run.
+
+`benchmarks/faults.py` counts many more faults.
+"""
 
 from __future__ import annotations
 
@@ -218,3 +221,16 @@ def test_a_worker_that_is_killed_is_started_again(driver, tmp_path, whole, numbe
     assert out.count("measured") >= 2
     assert files(tmp_path, (".npy", ".safetensors", ".jsonl")) == whole
     assert "Traceback" not in err, err
+
+
+def test_what_a_killed_process_left_among_the_floors_is_swept(tmp_path):
+    store = Store(tmp_path)
+    old, fresh = (tmp_path / "floors" / f".a.json.{k}.0123abcd" for k in (7, 8))
+    token = tmp_path / ".seen.engine.0123abcd"
+    old.parent.mkdir()
+    for path in (old, fresh, token):
+        path.touch()
+    for path in (old, token):
+        os.utime(path, (time.time() - 7200,) * 2)
+    store.check_writable()
+    assert [path.exists() for path in (old, fresh, token)] == [False, True, True]

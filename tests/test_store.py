@@ -17,7 +17,8 @@ from small import METRICS, RUN, files, names_in, tiny
 
 from moonbed.experiments import Experiment, Store, StoreError, Training, run
 from moonbed.experiments.floors import floor_name, load_floor, save_floor
-from moonbed.experiments.store import Folder, load_spec, save_spec
+from moonbed.experiments.seals import sealed
+from moonbed.experiments.store import Folder, load_spec, save_spec, verify_done
 
 SMALL = tiny(training__steps=60, n=20)
 
@@ -276,6 +277,43 @@ def test_what_a_message_says_to_remove_is_made_again(kept, tmp_path):
         (store.root / name).unlink()
         read_run(store)
         assert files(store.root) == before
+
+
+def test_a_whole_file_of_another_place_is_named(kept, tmp_path):
+    """Its checksum is right; its place is not. Files of older versions, without a place, are held against their ids."""
+    store = Store(tmp_path)
+    shutil.copytree(kept.root, store.root, dirs_exist_ok=True)
+    folder, name = store.experiment(SMALL), f"metrics/{METRICS[0].id}.json"
+    other = store.folder(SMALL.training.id, "another")
+    other.write(name, folder.read(name))
+    with pytest.raises(StoreError, match=f"not of this place but of {SMALL.id}/{name}"):
+        other.verify()
+    old = json.loads(folder.read(name))
+    del old["seal"], old["place"]
+    other.write(name, sealed(old))
+    assert other.read_json(name) == folder.read_json(name)
+    other.write("metrics/0123.json", sealed(old))
+    with pytest.raises(StoreError, match="not what it is named for"):
+        other.read_json("metrics/0123.json")
+    spec = json.loads(folder.read("experiment.json"))
+    other.write("experiment.json", sealed({"id": spec["id"], "spec": spec["spec"]}))
+    with pytest.raises(StoreError, match="not what it is named for"):
+        other.read_json("experiment.json")
+
+
+def test_a_configuration_that_is_gone_is_named_and_written_again(kept, tmp_path):
+    store = Store(tmp_path)
+    shutil.copytree(kept.root, store.root, dirs_exist_ok=True)
+    for folder, name in (
+        (store.training(SMALL.training), "training.json"),
+        (store.experiment(SMALL), "experiment.json"),
+    ):
+        before = folder.read(name)
+        folder.remove(name)
+        with pytest.raises(StoreError, match=f"{name} is missing"):
+            folder.verify()
+        verify_done(folder, SMALL.training if name == "training.json" else SMALL)
+        assert folder.read(name) == before
 
 
 # Folders

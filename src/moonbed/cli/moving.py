@@ -180,7 +180,7 @@ def verify(
         moonbed verify --json --store other/runs
     """
     from moonbed.component import SpecError
-    from moonbed.experiments.contents import printable
+    from moonbed.experiments.contents import in_a_line
     from moonbed.experiments.inspection import Finding
     from moonbed.experiments.run import Progress
     from moonbed.experiments.selection import remedy
@@ -210,7 +210,7 @@ def verify(
         return 1 if damaged else 0
     for finding in found:
         mark = "[bold red]damaged[/]" if finding.what == "damaged" else f"[dim]{finding.what}[/]"
-        say(f"  {mark}  {escape(printable(finding.name))}  {escape(finding.message)}")
+        say(f"  {mark}  {escape(in_a_line(finding.name))}  {escape(finding.message)}")
         if text := remedy(finding):
             say(f"    [dim]{escape(text)}[/]")
     say(f"{done.done} files, {len(damaged)} damaged" if damaged else f"{done.done} files, none damaged")

@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import moonbed
-from moonbed.experiments.contents import printable
+from moonbed.experiments.contents import in_a_line
 from moonbed.experiments.inspection import Source
 from moonbed.experiments.layout import Name, in_order, read_name
 from moonbed.experiments.seals import sealed, unseal
@@ -139,7 +139,7 @@ class Archive:
         if isinstance(error, OSError) and error.strerror:
             return StoreError(f"cannot read {self.path}: {error.strerror}")
         return StoreError(
-            f"{self.path} is no archive, or a damaged one: {printable(str(error)) or type(error).__name__}"
+            f"{self.path} is no archive, or a damaged one: {in_a_line(str(error)) or type(error).__name__}"
         )
 
     def _refuse(self, name: str, why: str) -> StoreError:

@@ -11,6 +11,8 @@ import re
 import unicodedata
 from typing import Any
 
+from moonbed._shown import printable
+
 __all__ = [
     "Fault",
     "are_numbers",
@@ -20,9 +22,9 @@ __all__ = [
     "check_pointer",
     "check_record",
     "check_samples",
+    "in_a_line",
     "is_number",
     "obeyed",
-    "printable",
 ]
 
 _STATE = re.compile(r"checkpoint-(?P<step>[0-9]{1,12})(?:[.][0-9a-f]{16})?[.]safetensors", re.ASCII)
@@ -140,9 +142,9 @@ def check_samples(data: bytes, n: int, dim: int | None) -> None:
         raise Fault("is longer or shorter than its header says")
 
 
-def printable(text: str) -> str:
+def in_a_line(text: str) -> str:
     """A text of anybody's in one line that a terminal only prints, 300 characters of it."""
-    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))[:300]
+    return printable(" ".join(text.split()))[:300]
 
 
 def obeyed(data: Any) -> str | None:

@@ -25,9 +25,9 @@ from moonbed.experiments.contents import (
     check_pointer,
     check_record,
     check_samples,
+    in_a_line,
     is_number,
     obeyed,
-    printable,
 )
 from moonbed.experiments.layout import Name
 from moonbed.experiments.lossfloor import floor_file
@@ -104,7 +104,7 @@ class Inspection:
         except (KeyError, TypeError, AttributeError, OverflowError, RecursionError, MemoryError) as error:
             yield Finding(name.name, "damaged", f"is not of the form that such a file has ({type(error).__name__})")
         except (RuntimeError, ValueError) as error:
-            yield Finding(name.name, "damaged", printable(str(error)) or type(error).__name__)
+            yield Finding(name.name, "damaged", in_a_line(str(error)) or type(error).__name__)
 
     def _json(self, name: Name, data: bytes) -> dict[str, Any]:
         content = unseal(data, name.place)
