@@ -180,6 +180,9 @@ class ConservativeModule(nn.Module):
         return (x * self.network(x, c_noise)).sum(-1)
 
     def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
+        if torch.is_inference_mode_enabled():  # in which the gradient of torch 2.6 is zero
+            with torch.inference_mode(False), torch.no_grad():
+                return self.forward(x.clone(), c_noise.clone())
         return torch.func.grad(lambda y: self.energy(y, c_noise).sum())(x)
 
 
