@@ -84,7 +84,7 @@ def packed(draw: Draw) -> bytes:
         name = draw.one_of([*entries])
         how = draw.below(6)
         if how == 0:
-            entries[draw.text()] = entries[name]
+            entries[draw.text().encode("utf-8", "replace").decode()] = entries[name]
         elif how == 1:
             del entries[name]
         elif how == 2:

@@ -22,6 +22,7 @@ with atheris.instrument_imports(include=["moonbed"]):
     from moonbed.experiments import Store, run
     from moonbed.experiments.anatomy import PARTS, load_anatomy
     from moonbed.experiments.floors import load_floor, save_floor
+    from moonbed.experiments.listing import listed
     from moonbed.experiments.lossfloor import loss_floor
     from moonbed.experiments.seals import sealed
     from moonbed.experiments.spec import Experiment, Training
@@ -61,7 +62,9 @@ def made() -> Store:
 
 
 STORE = made()
-KEPT = {path: path.read_bytes() for path in sorted(ROOT.rglob("*")) if path.is_file() and path.name != ".lock"}
+BESIDE = (".lock", "index.sqlite", "index.sqlite-journal")
+"""Files of a store that are no results, and come and go."""
+KEPT = {path: path.read_bytes() for path in sorted(ROOT.rglob("*")) if path.is_file() and path.name not in BESIDE}
 FILES = [path for path in KEPT if path.suffix == ".json"]
 NAMES = ["../weights.safetensors", "weights.safetensors", "/dev/zero", "../../../x", "record.json", "done", "diverged"]
 for path in FILES:
@@ -90,10 +93,15 @@ def one(data: bytes) -> None:
             return
     try:
         path.write_bytes(text)
+        if draw.below(8) == 0 and (STORE.root / "index.sqlite").is_file():
+            out = bytearray((STORE.root / "index.sqlite").read_bytes())
+            for _ in range(draw.below(8)):
+                out[draw.below(len(out))] = draw.below(256)
+            (STORE.root / "index.sqlite").write_bytes(out)
         read(path, draw)
     finally:
         path.write_bytes(KEPT[path])
-        found = {p for p in ROOT.rglob("*") if p.is_file() and p.name != ".lock"}
+        found = {p for p in ROOT.rglob("*") if p.is_file() and p.name not in BESIDE}
         if found != KEPT.keys():
             raise Wrong(f"{found ^ KEPT.keys()} written or removed")
 
@@ -121,6 +129,7 @@ READERS = (
     lambda here: export(find_run(DONE.id, STORE), "npy"),
     lambda here: load_floor(STORE, DONE.training.target, METRICS[0], DONE.n),
     lambda here: loss_floor(DONE.training, STORE, 50),
+    lambda here: listed(STORE, ["n>1", "training.steps<1e3", "SlicedW1<2"], "-seconds", values=True),
     lambda here: shown(),
 )
 

@@ -175,6 +175,19 @@ def test_a_record_holds_what_a_record_holds_whoever_sealed_it(tmp_path, change):
         folder.record()
 
 
+def test_a_list_of_runs_leaves_out_what_is_no_metric(results, tmp_path):
+    import shutil
+
+    from moonbed.experiments.listing import listed
+
+    shutil.copytree(results[0].root, tmp_path / "copy")
+    store = Store(tmp_path / "copy")
+    folder = store.experiment(EXPERIMENT)
+    for name in folder.names("metrics/*.json"):
+        folder.write_json(name, {"metric": 7, "value": 1.0})
+    assert [line.values for line in listed(store, values=True).lines] == [{}]
+
+
 @pytest.mark.parametrize("name", ["/dev/zero", "../checkpoint", "a/b", "", "."])
 def test_a_checkpoint_is_a_file_of_its_folder(tmp_path, name):
     folder = Folder(tmp_path / "x")

@@ -141,6 +141,8 @@ class Index:
             for text in _answers(self.store.folder(*key)):
                 with suppress(Exception):  # damaged: whoever looks at the run itself is told
                     stored = _quickly(text)
+                    if not isinstance(stored["metric"], dict):
+                        continue
                     metric = digest(stored["metric"])
                     found[metric] = float(stored["value"])
                     if metric not in self._metrics:
@@ -151,7 +153,8 @@ class Index:
 
     def metrics(self) -> dict[str, dict[str, Any]]:
         """Id -> spec of the metrics whose values were read."""
-        return {key: json.loads(text) for key, text in self._metrics.items()}
+        found = {key: json.loads(text) for key, text in self._metrics.items()}
+        return {key: spec for key, spec in found.items() if isinstance(spec, dict)}
 
     def _read(self, key: _Key, stamp: str) -> _Row:
         training, name = key
@@ -207,7 +210,8 @@ class Index:
             found = {(row[0], row[1]): _Row(row[-3], Run(*row[:-3]), row[-2]) for row in good}
         except (sqlite3.Error, OSError, ValueError, TypeError):
             return
-        self._specs, self._metrics, self._names = tables
+        self._specs, metrics, self._names = tables
+        self._metrics = {key: text for key, text in metrics.items() if _digests_to(text, key)}
         intact = {key for key, text in self._specs.items() if _digests_to(text, key)} | {""}
         self._rows = {key: row for key, row in found.items() if row.run.configuration in intact}
 

@@ -12,7 +12,7 @@ import inspect
 import math
 from collections.abc import Iterator
 from dataclasses import field
-from functools import cache
+from functools import lru_cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -153,7 +153,7 @@ class Gauss:
         return alpha / 4 / (alpha**2 / 4 + sigma**2) * x_t
 
 
-@cache
+@lru_cache(1024)
 def _rehearsed(sampler: Diffusers, schedule: Schedule) -> str | None:
     """Why a sampler cannot go through the bridge under a schedule; None where it can."""
     try:
