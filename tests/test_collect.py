@@ -308,7 +308,7 @@ def test_a_training_that_is_held_is_left_alone(moonbed, store):
         (Wanted(runs=[PLAIN.training.id, STUDENT.training.id]), {PLAIN.training.id, STUDENT.training.id}),
         (Wanted(runs=[PLAIN.id], trainings=True), {f"{PLAIN.training.id}/{PLAIN.id}"}),
     ],
-    ids=str,
+    ids=["diverged", "unfinished", "both", "training", "experiment", "two", "teacher and student", "with its training"],
 )
 def test_what_is_asked_for_goes_whole_and_alone(store, wanted, gone):
     before = files(store)
