@@ -75,6 +75,15 @@ def parcel(task: Task, **changes) -> distant.Parcel:
         return dataclasses.replace(sent[0], **changes)
 
 
+def test_more_than_the_memory_holds_is_said_without_a_trace(moonbed):
+    """10^14 samples of the exact law: an allocation of 800 TB, which the system refuses at once."""
+    words = ("fast", "n=100000000000000", "exact=true", "--metrics", "SlicedW1", "--jobs", "1")
+    code, _, err = moonbed("run", *words)
+    assert code == 2
+    assert "more is asked for than the memory holds" in err
+    assert "Traceback" not in err
+
+
 def test_other_versions_are_an_error_there():
     other = {**distant.versions(), "torch": "2.0.1"}
     (event,) = parcel(Task(_says, (1,)), versions=other).open()

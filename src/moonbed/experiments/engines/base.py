@@ -108,6 +108,10 @@ def engine_of(engine: Engine | str | None = None, jobs: int | None = None, **fie
     return Engine.parse("Local" if engine is None else engine).replace(**given)
 
 
+FULL = ("can't allocate memory", "out of memory")
+"""What torch says, in a RuntimeError, of a tensor that the memory of a processor or a GPU does not hold."""
+
+
 def cores() -> int:
     """Number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -139,5 +143,8 @@ def events(task: Task) -> Iterator[Any]:
 
 def failure(error: Exception) -> Failure:
     """An exception as an event; with its trace where the message is not written for users."""
+    if isinstance(error, MemoryError) or any(words in str(error) for words in FULL):
+        first = str(error).splitlines()[0] if str(error) else "no memory is left"
+        return Failure(f"more is asked for than the memory holds: {first}")
     known = isinstance(error, SpecError) or type(error).__module__.startswith("moonbed.")
     return Failure(str(error) or type(error).__name__, "" if known else traceback.format_exc())
