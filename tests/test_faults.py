@@ -213,6 +213,36 @@ def test_ctrl_c(driver, tmp_path, whole, number, to, jobs):
     complete(driver, tmp_path, 1, whole)
 
 
+LOST = """
+import os, signal, time, weakref
+from moonbed import signals
+
+class Thing: pass
+
+try:
+    with signals.interrupting():
+        thing = Thing()
+        kept = weakref.ref(thing, lambda _: (os.kill(os.getpid(), signal.{name}), time.sleep(0)))
+        del thing
+        time.sleep(30)
+except KeyboardInterrupt as stop:
+    print(signals.status(stop))
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_in_a_callback_is_not_lost(name):
+    """Python cannot raise from there, and would go on as if nobody had asked."""
+    found = subprocess.run(
+        [sys.executable, "-c", LOST.format(name=name)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert (found.stdout, found.stderr) == (f"{128 + getattr(signal, name)}\n", "")
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_worker_that_is_killed_is_started_again(driver, tmp_path, whole, number):
     process = start(driver, tmp_path, 2)

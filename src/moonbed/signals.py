@@ -7,6 +7,7 @@ on to.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -36,16 +37,31 @@ def status(stop: KeyboardInterrupt) -> int:
 def interrupting() -> Iterator[None]:
     """SIGTERM and SIGHUP raise `Stopped` inside; where signals cannot be had, in a thread, nothing changes.
 
-    A second one may come while generators are closed after the first, where Python can only report it: not here.
+    One that comes while a callback of Python's own runs, as there are many during an import, cannot be raised from there: it
+    is sent again a moment later. A second one, while generators are closed after the first, is not.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before, report = {number: signal.getsignal(number) for number in _ENDING}, sys.unraisablehook
-    sys.unraisablehook = lambda found: None if isinstance(found.exc_value, KeyboardInterrupt) else report(found)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *_ENDING)}
+    report, raised = sys.unraisablehook, list[int]()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raised.append(number)
+        _stop(number, frame)
+
+    def lost(found: sys.UnraisableHookArgs) -> None:
+        if not isinstance(found.exc_value, KeyboardInterrupt):
+            report(found)
+        elif len(raised) == 1:
+            again = threading.Timer(0.05, os.kill, (os.getpid(), raised.pop()))
+            again.daemon = True
+            again.start()
+
+    sys.unraisablehook = lost
     for number, handler in before.items():
-        if handler == signal.SIG_DFL:
-            signal.signal(number, _stop)
+        if handler in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, stop)
     try:
         yield
     finally:
