@@ -37,8 +37,8 @@ def status(stop: KeyboardInterrupt) -> int:
 def interrupting() -> Iterator[None]:
     """SIGTERM and SIGHUP raise `Stopped` inside; where signals cannot be had, in a thread, nothing changes.
 
-    One that comes while a callback of Python's own runs, as there are many during an import, cannot be raised from there: it
-    is sent again a moment later. A second one, while generators are closed after the first, is not.
+    One that comes while a callback of Python's own runs, as there are many during an import, cannot be raised from
+    there: it is sent again a moment later. A second one, while generators are closed after the first, is not.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
