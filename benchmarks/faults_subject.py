@@ -126,6 +126,7 @@ class Child:
         try:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)
             out = os.open(self.log, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o666)
             for number in (1, 2):
                 os.dup2(out, number)

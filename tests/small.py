@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,12 @@ def files(root: Path, ends: tuple[str, ...] = (".npy", ".safetensors")) -> dict[
 
 def names_in(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir())
+
+
+def usual_signals() -> None:
+    """Of a child, before its program: what ends it may be ignored here, as below `nohup`, and would be in the child."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def only_here(*classes):

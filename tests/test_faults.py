@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
-from small import files
+from small import files, usual_signals
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
@@ -63,7 +63,7 @@ def start(driver: Path, store: Path, jobs: int) -> subprocess.Popen:
         text=True,
         env=env,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored below nohup, and inherited
+        preexec_fn=usual_signals,
     )
 
 
@@ -238,7 +238,7 @@ def test_a_signal_in_a_callback_is_not_lost(name):
         capture_output=True,
         text=True,
         timeout=PATIENCE,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=usual_signals,
     )
     assert (found.stdout, found.stderr) == (f"{128 + getattr(signal, name)}\n", "")
 

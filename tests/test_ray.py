@@ -14,7 +14,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from small import METRICS, RUN, files
+from small import METRICS, RUN, files, usual_signals
 
 from moonbed.component import _REGISTRY
 from moonbed.diffusion import Sampler
@@ -225,7 +225,7 @@ def test_ctrl_c_saves_what_runs_and_ends_all_processes(marked, file, experiments
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=usual_signals,
     ) as process:
         try:
             wait_for(lambda: len(list(store.glob("*/checkpoint.json"))) == 2, "two checkpoints")

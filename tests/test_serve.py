@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 import torch
 from browser import watched
-from small import METRICS, RUN, tiny
+from small import METRICS, RUN, tiny, usual_signals
 
 from moonbed.component import SpecError
 from moonbed.diffusion.density import MaximumLikelihood
@@ -459,7 +459,7 @@ def command(*words: str):
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored below nohup, and inherited
+        preexec_fn=usual_signals,
     )
     try:
         yield process
