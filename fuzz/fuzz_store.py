@@ -25,8 +25,9 @@ with atheris.instrument_imports(include=["moonbed"]):
     from moonbed.experiments.listing import listed
     from moonbed.experiments.lossfloor import loss_floor
     from moonbed.experiments.spec import Experiment, Training
+    from moonbed.experiments.storage.folder import Folder, StoreError
+    from moonbed.experiments.storage.runs import load_spec, log_of, save_checkpoint, save_spec, verify_run
     from moonbed.experiments.storage.seals import sealed
-    from moonbed.experiments.storage.store import Folder, StoreError, load_spec, save_spec
     from moonbed.experiments.stored import finished, held, questions, stored_result, stored_rows
     from moonbed.experiments.train import State, train
     from moonbed.export.runs import export, find_run
@@ -52,7 +53,7 @@ def made() -> Store:
     state = State(CUT)
     next(train(CUT, state))
     save_spec(store.training(CUT), CUT)
-    store.training(CUT).save_checkpoint(*state.snapshot(), 0.25)
+    save_checkpoint(store.training(CUT), *state.snapshot(), 0.25)
     save_floor(store, DONE.training.target, METRICS[0], DONE.n, [0.1, 0.2, 0.3])
     values = {"W1": {part: [1.0, 2.0] for part in PARTS}}
     data = {"repeats": 2, "seeds": 1, "values": values, "score_error": {"capacity": {"sigma": [1.0], "error": [2.0]}}}
@@ -118,9 +119,9 @@ READERS = (
     lambda here: questions(STORE, [DONE]),
     lambda here: tables.to_csv(stored_rows({"a": [DONE]}, METRICS, STORE)),
     lambda here: load_anatomy(STORE, DONE),
-    lambda here: here.verify(),
-    lambda here: STORE.training(CUT).log(),
-    lambda here: STORE.training(DONE.training).log(),
+    lambda here: verify_run(here),
+    lambda here: log_of(STORE.training(CUT)),
+    lambda here: log_of(STORE.training(DONE.training)),
     lambda here: weights_of(STORE.training(CUT), CUT, None),
     lambda here: load_spec(here, Experiment),
     lambda here: load_spec(here, Training),

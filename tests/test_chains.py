@@ -23,7 +23,8 @@ from moonbed.experiments import Experiment, Store, Training, run
 from moonbed.experiments.evaluate import askable_of
 from moonbed.experiments.optimizers import AdamW
 from moonbed.experiments.run import Progress, denoiser_in, execute
-from moonbed.experiments.storage.store import StoreError
+from moonbed.experiments.storage.folder import StoreError
+from moonbed.experiments.storage.runs import load_checkpoint
 from moonbed.metrics.model import KL, Girsanov
 from moonbed.metrics.two_sample import SlicedW1
 from moonbed.networks.embeddings import Fourier
@@ -157,7 +158,7 @@ def test_a_student_that_was_cut_off_goes_on(tmp_path):
         if isinstance(event, Progress) and event.done == 200:
             break
     folder = Store(tmp_path / "cut").training(experiment.training)
-    assert folder.load_checkpoint()[1] == 200
+    assert load_checkpoint(folder)[1] == 200
     go(experiment, store=tmp_path / "cut")
     assert files(tmp_path / "cut") == files(tmp_path / "whole")
 

@@ -24,7 +24,7 @@ from moonbed.experiments.optimizers import AdamW
 from moonbed.experiments.plugins import experiments_in
 from moonbed.experiments.rows import follow, rows
 from moonbed.experiments.run import Progress, Result, choose_device, execute, suite
-from moonbed.experiments.storage.store import Folder
+from moonbed.experiments.storage.runs import load_checkpoint
 from moonbed.metrics import Evaluation, Metric
 from moonbed.metrics.two_sample import MMD, Energy, SlicedW1
 from moonbed.rng import Rng
@@ -160,7 +160,7 @@ def test_a_training_that_was_cut_off_goes_on_to_the_same_bits(tmp_path, monkeypa
             break  # closes the generators: what Ctrl-C does between two blocks
     folder = cut.training(experiment.training)
     assert steps == [100, 200]
-    assert folder.load_checkpoint()[1] == 200
+    assert load_checkpoint(folder)[1] == 200
     again = [e for _, e in execute([experiment], METRICS, cut, "cpu")]
     assert [e.done for e in again if isinstance(e, Progress) and e.stage == "train"] == [300]
     assert files(cut.root) == files(whole.root)
@@ -187,7 +187,7 @@ def test_an_interrupt_in_the_middle_of_a_block_keeps_a_state_that_resumes_identi
         patch.setattr(Denoising, "loss", loss)
         with pytest.raises(KeyboardInterrupt):
             go(experiment, tmp_path / "cut")
-    kept = Store(tmp_path / "cut").training(experiment.training).load_checkpoint()
+    kept = load_checkpoint(Store(tmp_path / "cut").training(experiment.training))
     assert (kept and kept[1]) == ((at // 100 * 100) or None)
     go(experiment, tmp_path / "cut")
     assert files(tmp_path / "cut") == files(tmp_path / "whole")
@@ -199,7 +199,7 @@ def test_checkpoints_are_written_while_it_trains(tmp_path, monkeypatch):
     folder, seen = Store(tmp_path).training(experiment.training), []
     for _, event in execute([experiment], METRICS, Store(tmp_path), "cpu"):
         if isinstance(event, Progress) and event.stage == "train" and event.done < 300:
-            _, step, log, seconds = folder.load_checkpoint()
+            _, step, log, seconds = load_checkpoint(folder)
             seen.append((step, len(log)))
             assert seconds > 0
             assert len(list(folder.path.glob("checkpoint-*"))) == 1
@@ -215,8 +215,8 @@ def test_what_takes_long_to_save_is_saved_less_often(tmp_path, monkeypatch):
     assert session._pause == 0.1
     session.state.log.append({"step": 0, "loss": 1.0})
     session.block()
-    real = Folder.save_checkpoint
-    monkeypatch.setattr(Folder, "save_checkpoint", lambda *given: (time.sleep(0.1), real(*given)))
+    real = RUN.save_checkpoint
+    monkeypatch.setattr(RUN, "save_checkpoint", lambda *given: (time.sleep(0.1), real(*given)))
     session.keep()
     assert session._pause >= 0.1 * 0.1 / 0.02
 

@@ -21,6 +21,7 @@ from moonbed.experiments.engines import Local
 from moonbed.experiments.run import Progress
 from moonbed.experiments.search import FRESH, Searched, _alone, _place, choices, find_search, search
 from moonbed.experiments.spaces import Choice, Float, Int, Pruning, Search, Space
+from moonbed.experiments.storage.runs import load_checkpoint
 from moonbed.experiments.stored import finished
 
 OVER = {"training.optimizer.lr": "1e-3..1e-1:log", "training.prediction": "Epsilon,V"}
@@ -248,7 +249,7 @@ def test_a_pruned_training_stops_early_and_can_be_taken_up(tmp_path):
     inside = Store(Path(result.folder) / "runs")
     experiment = what.base.replace(**pruned[0].changes)
     assert inside.training(experiment.training).record() is None
-    assert inside.training(experiment.training).load_checkpoint()[1] == 100
+    assert load_checkpoint(inside.training(experiment.training))[1] == 100
     for store in (inside, Store(tmp_path / "plain")):
         run(experiment, metrics=METRICS, store=store, device="cpu")
     ends = (".safetensors", ".npy")

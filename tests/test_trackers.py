@@ -17,6 +17,7 @@ from moonbed.component import SpecError
 from moonbed.experiments import Store, run
 from moonbed.experiments.engines import Local, Progress
 from moonbed.experiments.run import Result, execute
+from moonbed.experiments.storage.runs import log_of
 from moonbed.experiments.tools import MLflow, TensorBoard, WandB
 from moonbed.experiments.trackers import Log, Run, Tracker, tracked
 
@@ -67,7 +68,7 @@ def told(folder: Path, key: str) -> list[dict]:
 
 
 def curve(store: Store, experiment) -> list[tuple[int, float]]:
-    return store.training(experiment.training).log()
+    return log_of(store.training(experiment.training))
 
 
 def follow(experiments, store, trackers, engine=None, draws=2) -> Iterator:

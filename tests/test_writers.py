@@ -12,7 +12,8 @@ from small import files, tiny
 
 from moonbed.experiments import Store, StoreError, run
 from moonbed.experiments.storage import places
-from moonbed.experiments.storage.store import Folder, addressed
+from moonbed.experiments.storage.folder import Folder, addressed
+from moonbed.experiments.storage.runs import verify_run
 from moonbed.metrics.two_sample import SlicedW1
 
 EXPERIMENT = tiny(training__steps=60, n=20)
@@ -114,8 +115,8 @@ def test_drivers_that_complete_the_same_run(tmp_path, kind):
     assert said == ["done\n"] * 3
     store = Store(root)
     folder, training = store.experiment(EXPERIMENT), store.training(EXPERIMENT.training)
-    folder.verify()
-    training.verify()
+    verify_run(folder)
+    verify_run(training)
     samples = folder.file("samples.npy")
     (found,) = run(EXPERIMENT, metrics=METRICS, store=store, device="cpu")
     assert found.status == "done"

@@ -190,7 +190,7 @@ def _animations(rows: Sequence[Row], store: Store, kind: str, out: Path, quiet: 
     """Write an animation of each row: whole, at the end, or not at all."""
     from moonbed.experiments.evaluate import reference
     from moonbed.experiments.motion import states
-    from moonbed.experiments.storage.store import Folder
+    from moonbed.experiments.storage.folder import Folder
     from moonbed.report.figures import animation
 
     for row in [row for row in rows if row.done and _plane(_first(row))]:

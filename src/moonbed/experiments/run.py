@@ -34,8 +34,18 @@ from moonbed.experiments.evaluate import (
 from moonbed.experiments.floors import FloorPlan
 from moonbed.experiments.plugins import files_of
 from moonbed.experiments.spec import Experiment, Training, grouped
+from moonbed.experiments.storage.folder import Folder, StoreError, suiting
 from moonbed.experiments.storage.places import remote
-from moonbed.experiments.storage.store import Folder, Store, StoreError, save_spec, suiting, verify_done
+from moonbed.experiments.storage.runs import (
+    drop_checkpoint,
+    load_checkpoint,
+    resumed,
+    save_checkpoint,
+    save_spec,
+    verify_done,
+    verify_run,
+)
+from moonbed.experiments.storage.store import Store
 from moonbed.experiments.together import advance, pays, shape
 from moonbed.experiments.train import Diverged, State
 from moonbed.metrics import Metric
@@ -226,7 +236,7 @@ def _held(
         for experiment in experiments:
             found, folder, answers = outcome(store, experiment), store.experiment(experiment), {}
             for training in experiment.needs:
-                store.training(training).verify()
+                verify_run(store.training(training))
             if found.status == "missing":
                 return None
             for metric in metrics if found.status == "done" else ():
@@ -235,7 +245,7 @@ def _held(
                     return None
                 answers[metric.id] = read_answer(stored)
             if found.status == "done":
-                folder.verify()
+                verify_run(folder)
             out.append(replace(found, answers=answers))
     except StoreError:  # said by whoever computes it
         return None
@@ -384,7 +394,7 @@ def _train(store: Store, trainings: Sequence[Training], device: str, ahead: bool
         folder = store.training(training)
         if folder.record() is not None:
             verify_done(folder, training)
-            folder.drop_checkpoint()
+            drop_checkpoint(folder)
         else:
             teacher = None
             if training.teacher is not None:
@@ -422,8 +432,8 @@ class _Session:
         save_spec(folder, training)
         self.folder, self.training, self.device = folder, training, device
         self.state, self._before = State(training, device, teacher), 0.0
-        self._resumed = folder.resumed()
-        if (kept := folder.load_checkpoint()) is not None:
+        self._resumed = resumed(folder)
+        if (kept := load_checkpoint(folder)) is not None:
             tensors, step, log, self._before = kept
             self.state.load(tensors, step, log)
             self._resumed.append(step)
@@ -448,7 +458,7 @@ class _Session:
         """Save the last good block: not the state itself, since an interrupt comes in the middle of one."""
         if self._good is not None and not self._done:
             start = time.monotonic()
-            self.folder.save_checkpoint(*self._good, self.seconds, self._resumed)
+            save_checkpoint(self.folder, *self._good, self.seconds, self._resumed)
             self._saved = time.monotonic()
             self._pause = CHECKPOINT_SECONDS * max(1.0, (self._saved - start) / CHECKPOINT_SHARE)
 
@@ -478,7 +488,7 @@ class _Session:
         if state.snapshots:
             files["snapshots.safetensors"] = save({str(step): rows for step, rows in state.snapshots.items()})
         self.folder.finish(record, files)
-        self.folder.drop_checkpoint()
+        drop_checkpoint(self.folder)
         self._done = True
 
 

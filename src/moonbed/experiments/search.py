@@ -32,7 +32,9 @@ from moonbed.experiments.rows import DRAWS, Rows, floor_of, follow, rows
 from moonbed.experiments.run import Result, device_on, fitting
 from moonbed.experiments.spaces import Search, Space, base_name, word, words
 from moonbed.experiments.spec import Experiment
-from moonbed.experiments.storage.store import Folder, Store, StoreError, save_spec
+from moonbed.experiments.storage.folder import Folder, StoreError
+from moonbed.experiments.storage.runs import save_spec
+from moonbed.experiments.storage.store import Store
 from moonbed.experiments.trials import Pruned, Rung, run_trials
 
 if TYPE_CHECKING:
