@@ -25,7 +25,7 @@ from typing import Any
 from moonbed.experiments import Experiment, Store, StoreError
 from moonbed.experiments.presets import PRESETS
 from moonbed.experiments.rows import follow
-from moonbed.experiments.store import Folder
+from moonbed.experiments.storage.store import Folder
 
 DRAWS = 3
 WORDS = (

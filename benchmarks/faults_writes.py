@@ -23,7 +23,7 @@ from faults_subject import Child, Count, asked, damage, spoken, subject
 
 from moonbed.experiments import Store, StoreError
 from moonbed.experiments.floors import load_floor, save_floor
-from moonbed.experiments.store import Folder
+from moonbed.experiments.storage.store import Folder
 
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
 FAILING = frozenset({"open", "write", "flush", "fsync", "replace", "rename", "mkdir", "link", "unlink", "remove"})
@@ -79,7 +79,7 @@ def _nothing(root: Path) -> None:
 
 
 def _create(root: Path) -> None:
-    from moonbed.experiments import places
+    from moonbed.experiments.storage import places
 
     try:
         places.create(root / "a" / "x.bin", NEW)

@@ -24,9 +24,9 @@ with atheris.instrument_imports(include=["moonbed"]):
     from moonbed.experiments.floors import load_floor, save_floor
     from moonbed.experiments.listing import listed
     from moonbed.experiments.lossfloor import loss_floor
-    from moonbed.experiments.seals import sealed
     from moonbed.experiments.spec import Experiment, Training
-    from moonbed.experiments.store import Folder, StoreError, load_spec, save_spec
+    from moonbed.experiments.storage.seals import sealed
+    from moonbed.experiments.storage.store import Folder, StoreError, load_spec, save_spec
     from moonbed.experiments.stored import finished, held, questions, stored_result, stored_rows
     from moonbed.experiments.train import State, train
     from moonbed.export.runs import export, find_run

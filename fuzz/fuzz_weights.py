@@ -13,7 +13,7 @@ with atheris.instrument_imports(include=["moonbed"]):
     from common import NOISE, Draw, fuzz
 
     from moonbed.component import SpecError
-    from moonbed.experiments.store import StoreError
+    from moonbed.experiments.storage.store import StoreError
 
 TRAINING, SAMPLES = store.STORE.training(store.DONE.training), store.STORE.experiment(store.DONE)
 CUT = store.STORE.training(store.CUT)

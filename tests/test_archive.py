@@ -22,21 +22,22 @@ from small import METRICS, only_here, tiny
 from moonbed.diffusion.guidance import AutoGuidance
 from moonbed.diffusion.objectives import Progressive
 from moonbed.diffusion.samplers import DDIM, Jump
-from moonbed.experiments import Experiment, Store, places, run
+from moonbed.experiments import Experiment, Store, run
 from moonbed.experiments.anatomy import Anatomy, save_anatomy
-from moonbed.experiments.archive import MANIFEST, Archive, write_archive
 from moonbed.experiments.averaging import PowerEMA
-from moonbed.experiments.collect import Wanted, collect
 from moonbed.experiments.engines import Progress
-from moonbed.experiments.files import Stored
 from moonbed.experiments.floors import save_floor
-from moonbed.experiments.inspection import Inspection, needed_by
-from moonbed.experiments.layout import is_beside
 from moonbed.experiments.lossfloor import loss_floor
 from moonbed.experiments.selection import Selection, select, verify
-from moonbed.experiments.store import save_spec
+from moonbed.experiments.storage import places
+from moonbed.experiments.storage.archive import MANIFEST, Archive, write_archive
+from moonbed.experiments.storage.collect import Wanted, collect
+from moonbed.experiments.storage.files import Stored
+from moonbed.experiments.storage.inspection import Inspection, needed_by
+from moonbed.experiments.storage.layout import is_beside
+from moonbed.experiments.storage.store import save_spec
+from moonbed.experiments.storage.transfer import Arrival, receive
 from moonbed.experiments.train import State, train
-from moonbed.experiments.transfer import Arrival, receive
 from moonbed.targets.curves import TwoMoons
 
 

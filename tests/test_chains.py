@@ -23,7 +23,7 @@ from moonbed.experiments import Experiment, Store, Training, run
 from moonbed.experiments.evaluate import askable_of
 from moonbed.experiments.optimizers import AdamW
 from moonbed.experiments.run import Progress, denoiser_in, execute
-from moonbed.experiments.store import StoreError
+from moonbed.experiments.storage.store import StoreError
 from moonbed.metrics.model import KL, Girsanov
 from moonbed.metrics.two_sample import SlicedW1
 from moonbed.networks.embeddings import Fourier

@@ -15,7 +15,7 @@ from moonbed.experiments import Experiment, Store, run
 from moonbed.experiments.presets import BUDGETS, PRESETS, PUBLISHED, Budget, published
 from moonbed.experiments.rows import follow
 from moonbed.experiments.run import gather
-from moonbed.experiments.store import Folder
+from moonbed.experiments.storage.store import Folder
 from moonbed.experiments.stored import by_seed, finished, groups_of, name_of, questions, seedless, stored_rows
 from moonbed.metrics.suites import SUITES
 from moonbed.metrics.two_sample import SlicedW1

@@ -17,7 +17,7 @@ from moonbed.experiments.fields import Field
 from moonbed.experiments.lossfloor import LossFloor
 from moonbed.experiments.rows import Cell, Row
 from moonbed.experiments.run import Result
-from moonbed.experiments.store import Store
+from moonbed.experiments.storage.store import Store
 from moonbed.experiments.sweeps import evaluations, sampler_name
 from moonbed.metrics.detection import N50
 from moonbed.metrics.significance import Floor

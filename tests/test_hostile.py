@@ -28,7 +28,7 @@ from moonbed.experiments import PRESETS, Store, Training, run
 from moonbed.experiments.evaluate import stored_samples
 from moonbed.experiments.rows import rows
 from moonbed.experiments.run import trained
-from moonbed.experiments.store import Folder, StoreError
+from moonbed.experiments.storage.store import Folder, StoreError
 from moonbed.points import PointsError, read_points
 from moonbed.report import figures, tables
 from moonbed.report.boards import order_markdown

@@ -17,7 +17,7 @@ from moonbed.diffusion.schedules import VE, Linear
 from moonbed.experiments import Experiment
 from moonbed.experiments.evaluate import denoiser_of, exact_of
 from moonbed.experiments.run import denoiser_in, run
-from moonbed.experiments.store import Store
+from moonbed.experiments.storage.store import Store
 from moonbed.live import Document, document
 from moonbed.live.fakes import states
 from moonbed.live.laws import Unknown, describe, parts

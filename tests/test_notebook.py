@@ -23,7 +23,7 @@ from moonbed.component import SpecError
 from moonbed.experiments.anatomy import Anatomy
 from moonbed.experiments.compare import Comparison
 from moonbed.experiments.rows import Rows
-from moonbed.experiments.store import StoreError
+from moonbed.experiments.storage.store import StoreError
 from moonbed.report import progress
 from moonbed.targets.curves import TwoMoons
 

@@ -58,7 +58,7 @@ import sys
 from moonbed.experiments.engines import Ray
 from moonbed.experiments.plugins import experiments_in
 from moonbed.experiments.run import Progress, Result, execute
-from moonbed.experiments.store import Store
+from moonbed.experiments.storage.store import Store
 from moonbed.metrics.two_sample import SlicedW1
 
 file, store, address = sys.argv[1:]

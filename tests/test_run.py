@@ -24,7 +24,7 @@ from moonbed.experiments.optimizers import AdamW
 from moonbed.experiments.plugins import experiments_in
 from moonbed.experiments.rows import follow, rows
 from moonbed.experiments.run import Progress, Result, choose_device, execute, suite
-from moonbed.experiments.store import Folder
+from moonbed.experiments.storage.store import Folder
 from moonbed.metrics import Evaluation, Metric
 from moonbed.metrics.two_sample import MMD, Energy, SlicedW1
 from moonbed.rng import Rng

@@ -26,7 +26,7 @@ from moonbed.diffusion.density import MaximumLikelihood
 from moonbed.experiments import PRESETS, Store, Training, run
 from moonbed.experiments.floors import save_floor
 from moonbed.experiments.presets import published
-from moonbed.experiments.store import Folder, save_spec
+from moonbed.experiments.storage.store import Folder, save_spec
 from moonbed.experiments.train import State, train
 from moonbed.networks.flow import SplineFlow
 from moonbed.networks.residual import Residual

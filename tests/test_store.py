@@ -17,8 +17,8 @@ from small import METRICS, RUN, files, names_in, tiny
 
 from moonbed.experiments import Experiment, Store, StoreError, Training, run
 from moonbed.experiments.floors import floor_name, load_floor, save_floor
-from moonbed.experiments.seals import sealed
-from moonbed.experiments.store import Folder, load_spec, save_spec, verify_done
+from moonbed.experiments.storage.seals import sealed
+from moonbed.experiments.storage.store import Folder, load_spec, save_spec, verify_done
 
 SMALL = tiny(training__steps=60, n=20)
 
@@ -417,6 +417,6 @@ JSON = st.recursive(
 
 @given(data=JSON)
 def test_the_text_of_a_seal_is_that_of_json(data):
-    from moonbed.experiments.seals import _indented
+    from moonbed.experiments.storage.seals import _indented
 
     assert _indented(data) == json.dumps(data, indent=2)

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from small import files, tiny
 
-from moonbed.experiments import Store, StoreError, places, run
-from moonbed.experiments.store import Folder, addressed
+from moonbed.experiments import Store, StoreError, run
+from moonbed.experiments.storage import places
+from moonbed.experiments.storage.store import Folder, addressed
 from moonbed.metrics.two_sample import SlicedW1
 
 EXPERIMENT = tiny(training__steps=60, n=20)

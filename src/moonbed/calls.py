@@ -18,7 +18,7 @@ from moonbed.experiments.presets import PRESETS
 from moonbed.experiments.rows import DRAWS, Row, Rows, follow, rows
 from moonbed.experiments.run import Failure, Progress, gather, suite
 from moonbed.experiments.spec import Experiment
-from moonbed.experiments.store import Store, StoreError
+from moonbed.experiments.storage.store import Store, StoreError
 from moonbed.experiments.trackers import Tracker
 from moonbed.metrics import Metric
 from moonbed.writing import write_page

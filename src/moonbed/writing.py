@@ -13,7 +13,7 @@ from moonbed.experiments.engines import Failure, Local, Task
 from moonbed.experiments.lossfloor import loss_floor
 from moonbed.experiments.plugins import files_of
 from moonbed.experiments.spec import Experiment
-from moonbed.experiments.store import Folder, Store
+from moonbed.experiments.storage.store import Folder, Store
 from moonbed.live import document
 
 if TYPE_CHECKING:

@@ -115,7 +115,7 @@ def print_table(table: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all; `StoreError` where it cannot be written."""
-    from moonbed.experiments.store import Folder
+    from moonbed.experiments.storage.store import Folder
 
     Folder(path.parent).write(path.name, text.encode())
 

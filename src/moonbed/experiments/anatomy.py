@@ -35,7 +35,7 @@ from moonbed.experiments.plugins import files_of
 from moonbed.experiments.rows import DRAWS
 from moonbed.experiments.run import Failure, Progress, Result, execute, fitting
 from moonbed.experiments.spec import Experiment
-from moonbed.experiments.store import Store, suiting
+from moonbed.experiments.storage.store import Store, suiting
 from moonbed.metrics import Evaluation, Metric
 from moonbed.metrics.significance import interval, spread
 

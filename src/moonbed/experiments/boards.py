@@ -27,7 +27,7 @@ from moonbed.experiments.presets import FAST
 from moonbed.experiments.rows import DRAWS, Row, follow, rows
 from moonbed.experiments.run import Failure, Progress, Result
 from moonbed.experiments.spec import Experiment, Training
-from moonbed.experiments.store import Store
+from moonbed.experiments.storage.store import Store
 from moonbed.metrics import Metric
 from moonbed.metrics.density import OffSupport
 from moonbed.metrics.detection import N50

@@ -29,7 +29,7 @@ from moonbed.experiments.engines import HERE, Engine
 from moonbed.experiments.rows import DRAWS, Row, follow, rows
 from moonbed.experiments.run import Failure, Progress, Result
 from moonbed.experiments.spec import Experiment
-from moonbed.experiments.store import Store
+from moonbed.experiments.storage.store import Store
 from moonbed.experiments.trackers import Tracker
 from moonbed.metrics import Metric
 from moonbed.metrics.significance import (

@@ -17,7 +17,7 @@ from moonbed.diffusion.likelihood import Flow
 from moonbed.experiments.evaluate import exact_of
 from moonbed.experiments.run import denoiser_in
 from moonbed.experiments.spec import Experiment
-from moonbed.experiments.store import Store, StoreError
+from moonbed.experiments.storage.store import Store, StoreError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -13,7 +13,7 @@ from moonbed.experiments.evaluate import answer, askable
 from moonbed.experiments.floors import draw_floors
 from moonbed.experiments.rows import DRAWS, Cell, floor_of
 from moonbed.experiments.run import Failure, Progress
-from moonbed.experiments.store import Store
+from moonbed.experiments.storage.store import Store
 from moonbed.metrics import Evaluation, Metric
 from moonbed.rng import Rng
 from moonbed.targets import Target

@@ -9,7 +9,7 @@ from moonbed._lazy import lazy_import
 from moonbed.experiments.evaluate import generate
 from moonbed.experiments.run import denoiser_in
 from moonbed.experiments.spec import Experiment
-from moonbed.experiments.store import Store, StoreError
+from moonbed.experiments.storage.store import Store, StoreError
 
 if TYPE_CHECKING:
     import numpy as np

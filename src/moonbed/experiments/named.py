@@ -6,7 +6,7 @@ from moonbed.component import SpecError, nearest, parse_overrides
 from moonbed.experiments.plugins import experiments_in
 from moonbed.experiments.presets import PRESETS
 from moonbed.experiments.spec import Experiment
-from moonbed.experiments.store import Folder, Store, StoreError, load_spec
+from moonbed.experiments.storage.store import Folder, Store, StoreError, load_spec
 
 __all__ = ["find_experiment"]
 

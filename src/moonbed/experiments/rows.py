@@ -14,7 +14,7 @@ from moonbed.experiments.floors import load_floor
 from moonbed.experiments.presets import CHANGES, PUBLISHED
 from moonbed.experiments.run import Failure, Progress, Result, execute
 from moonbed.experiments.spec import Experiment
-from moonbed.experiments.store import Store
+from moonbed.experiments.storage.store import Store
 from moonbed.experiments.trackers import Tracker, tracked
 from moonbed.metrics import Metric
 from moonbed.metrics.significance import Floor, interval

@@ -32,10 +32,10 @@ from moonbed.experiments.evaluate import (
     reference,
 )
 from moonbed.experiments.floors import FloorPlan
-from moonbed.experiments.places import remote
 from moonbed.experiments.plugins import files_of
 from moonbed.experiments.spec import Experiment, Training, grouped
-from moonbed.experiments.store import Folder, Store, StoreError, save_spec, suiting, verify_done
+from moonbed.experiments.storage.places import remote
+from moonbed.experiments.storage.store import Folder, Store, StoreError, save_spec, suiting, verify_done
 from moonbed.experiments.together import advance, pays, shape
 from moonbed.experiments.train import Diverged, State
 from moonbed.metrics import Metric

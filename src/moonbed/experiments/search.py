@@ -32,7 +32,7 @@ from moonbed.experiments.rows import DRAWS, Rows, floor_of, follow, rows
 from moonbed.experiments.run import Result, device_on, fitting
 from moonbed.experiments.spaces import Search, Space, base_name, word, words
 from moonbed.experiments.spec import Experiment
-from moonbed.experiments.store import Folder, Store, StoreError, save_spec
+from moonbed.experiments.storage.store import Folder, Store, StoreError, save_spec
 from moonbed.experiments.trials import Pruned, Rung, run_trials
 
 if TYPE_CHECKING:
@@ -300,7 +300,7 @@ def _alone(place: Folder) -> Iterator[None]:
     """Hold the search, or raise `StoreError` at once where another process does."""
     from filelock import FileLock, Timeout
 
-    from moonbed.experiments.places import remote
+    from moonbed.experiments.storage.places import remote
 
     if remote(place.path):
         yield

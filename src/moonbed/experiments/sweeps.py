@@ -15,7 +15,7 @@ from moonbed.diffusion import Denoiser, Schedule
 from moonbed.diffusion.counting import Counted
 from moonbed.experiments.evaluate import exact_of, generate
 from moonbed.experiments.spec import Experiment
-from moonbed.experiments.store import Store, StoreError, load_spec
+from moonbed.experiments.storage.store import Store, StoreError, load_spec
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -21,7 +21,7 @@ from moonbed.experiments.engines.base import Failure, Progress
 from moonbed.experiments.floors import load_floor
 from moonbed.experiments.run import Result
 from moonbed.experiments.spec import Experiment
-from moonbed.experiments.store import Store, StoreError
+from moonbed.experiments.storage.store import Store, StoreError
 from moonbed.experiments.train import BLOCK
 from moonbed.metrics import Metric
 from moonbed.metrics.significance import Floor

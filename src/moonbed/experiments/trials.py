@@ -16,7 +16,7 @@ from moonbed.experiments.engines.base import Progress
 from moonbed.experiments.evaluate import denoiser_of, generate, model_of, reference, trained_on
 from moonbed.experiments.run import Result, complete, first_of, trained
 from moonbed.experiments.spec import Experiment
-from moonbed.experiments.store import Folder, Store, save_spec
+from moonbed.experiments.storage.store import Folder, Store, save_spec
 from moonbed.experiments.train import BLOCK, State
 from moonbed.metrics import Evaluation, Metric
 

@@ -17,7 +17,7 @@ from moonbed.experiments.evaluate import denoiser_of, generate, stored_samples
 from moonbed.experiments.named import find_experiment
 from moonbed.experiments.run import trained
 from moonbed.experiments.spec import Experiment
-from moonbed.experiments.store import Folder, Store
+from moonbed.experiments.storage.store import Folder, Store
 from moonbed.rng import Rng, Stream
 
 if TYPE_CHECKING:

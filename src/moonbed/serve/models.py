@@ -18,7 +18,7 @@ from moonbed.diffusion.samplers import DDIM, Heun, Jump, Renoise
 from moonbed.experiments.evaluate import Weights, denoiser_of, generate
 from moonbed.experiments.run import trained
 from moonbed.experiments.spec import Experiment, Training
-from moonbed.experiments.store import Folder, Store, StoreError, load_spec
+from moonbed.experiments.storage.store import Folder, Store, StoreError, load_spec
 from moonbed.experiments.stored import name_of, questions, stored_rows
 from moonbed.experiments.train import State
 from moonbed.live import Document

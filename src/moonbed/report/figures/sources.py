@@ -9,7 +9,7 @@ from moonbed.experiments.anatomy import Anatomy, load_anatomy
 from moonbed.experiments.lossfloor import loss_floor
 from moonbed.experiments.rows import Row
 from moonbed.experiments.spec import Training
-from moonbed.experiments.store import Store, StoreError
+from moonbed.experiments.storage.store import Store, StoreError
 from moonbed.experiments.stored import by_seed, stored_rows
 from moonbed.experiments.sweeps import evaluations, sampler_name, siblings
 from moonbed.report.figures.curves import Curve, Point

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from moonbed.experiments.collect import remove_run
 from moonbed.experiments.engines import Progress
-from moonbed.experiments.inspection import Finding, Inspection, Source, needed_by
-from moonbed.experiments.layout import DATA, Name, in_order
-from moonbed.experiments.seals import unseal
-from moonbed.experiments.store import Folder, Store, StoreError, addressed
+from moonbed.experiments.storage.collect import remove_run
+from moonbed.experiments.storage.inspection import Finding, Inspection, Source, needed_by
+from moonbed.experiments.storage.layout import DATA, Name, in_order
+from moonbed.experiments.storage.seals import unseal
+from moonbed.experiments.storage.store import Folder, Store, StoreError, addressed
 
 __all__ = ["Arrival", "receive"]
 

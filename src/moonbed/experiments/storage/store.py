@@ -36,14 +36,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from moonbed.component import Component, SpecError
-from moonbed.experiments import formats, places
-from moonbed.experiments.seals import sealed, unseal
 from moonbed.experiments.spec import Experiment, Training
+from moonbed.experiments.storage import formats, places
+from moonbed.experiments.storage.seals import sealed, unseal
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from moonbed.experiments.index import Index
+    from moonbed.experiments.storage.index import Index
 
 __all__ = ["Folder", "Store", "StoreError"]
 
@@ -395,7 +395,7 @@ class Store:
     def index(self) -> Index:
         """What its runs say, without opening their folders: `index().look()`."""
         if self._index is None:
-            from moonbed.experiments.index import Index
+            from moonbed.experiments.storage.index import Index
 
             self._index = Index(self)
         return self._index
