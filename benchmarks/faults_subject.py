@@ -93,7 +93,7 @@ def work(root: Path, seed: int = 0) -> None:
 
 def frequent() -> None:
     """Save after every block."""
-    importlib.import_module("moonbed.experiments.run").CHECKPOINT_SECONDS = 0.0
+    importlib.import_module("moonbed.experiments.session").CHECKPOINT_SECONDS = 0.0
 
 
 def command(root: Path) -> None:

@@ -30,6 +30,7 @@ with atheris.instrument_imports(include=["moonbed"]):
     from moonbed.experiments.storage.seals import sealed
     from moonbed.experiments.stored import finished, held, questions, stored_result, stored_rows
     from moonbed.experiments.train import State, train
+    from moonbed.experiments.weights import denoiser_in
     from moonbed.export.runs import export, find_run
     from moonbed.metrics.two_sample import SlicedW1
     from moonbed.networks.mlp import MLP
@@ -38,11 +39,10 @@ with atheris.instrument_imports(include=["moonbed"]):
     from moonbed.serve.index import Index
     from moonbed.serve.models import weights_of
 
-RUN = importlib.import_module("moonbed.experiments.run")
 importlib.import_module("moonbed.serve.index").time.sleep = lambda seconds: None  # it waits for writers; here is none
 METRICS = (SlicedW1(directions=16),)
 SMALL = {"training.network": MLP(hidden=(4,)), "training.steps": 100, "training.batch": 16, "training.points": 100}
-DONE = RUN.Experiment().replace(**SMALL, n=20, **{"sampler.steps": 2})
+DONE = Experiment().replace(**SMALL, n=20, **{"sampler.steps": 2})
 CUT = DONE.training.replace(seed=1, steps=200)
 ROOT = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
 
@@ -126,7 +126,7 @@ READERS = (
     lambda here: load_spec(here, Experiment),
     lambda here: load_spec(here, Training),
     lambda here: stored_result(STORE, DONE, METRICS),
-    lambda here: RUN.denoiser_in(STORE, DONE, "cpu"),
+    lambda here: denoiser_in(STORE, DONE, "cpu"),
     lambda here: export(find_run(DONE.id, STORE), "npy"),
     lambda here: load_floor(STORE, DONE.training.target, METRICS[0], DONE.n),
     lambda here: loss_floor(DONE.training, STORE, 50),

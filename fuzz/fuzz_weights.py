@@ -67,7 +67,7 @@ def one(data: bytes) -> None:
         (folder.path / pointer).write_bytes(store.sealed(record, f"{folder.path.name}/{pointer}"))
         store.read(folder.path / pointer, draw)
         if draw.below(2):
-            store.RUN.denoiser_in(store.STORE, store.DONE, "cpu")
+            store.denoiser_in(store.STORE, store.DONE, "cpu")
     finally:
         (folder.path / name).write_bytes(RIGHT[folder.path / name])
         (folder.path / pointer).write_bytes(store.KEPT[folder.path / pointer])

@@ -21,8 +21,10 @@ from moonbed.diffusion.predictions import Velocity
 from moonbed.diffusion.samplers import Jump
 from moonbed.diffusion.schedules import Linear
 from moonbed.experiments import Store, run
-from moonbed.experiments.engines import Failure, Local, Ray, Slurm, Task, distant, engine_of
-from moonbed.experiments.run import Progress, Result, device_on, execute
+from moonbed.experiments.device import device_on
+from moonbed.experiments.engines import Failure, Local, Progress, Ray, Slurm, Task, distant, engine_of
+from moonbed.experiments.results import Result
+from moonbed.experiments.run import execute
 from moonbed.experiments.storage.runs import load_checkpoint, resumed
 
 ENDS = (".npy", ".safetensors", ".jsonl")

@@ -27,9 +27,9 @@ from moonbed.component import LONGEST, SpecError, parse_overrides, shown
 from moonbed.experiments import PRESETS, Store, Training, run
 from moonbed.experiments.evaluate import stored_samples
 from moonbed.experiments.rows import rows
-from moonbed.experiments.run import trained
 from moonbed.experiments.storage.folder import Folder, StoreError
 from moonbed.experiments.storage.runs import load_checkpoint, log_of
+from moonbed.experiments.weights import trained
 from moonbed.points import PointsError, read_points
 from moonbed.report import figures, tables
 from moonbed.report.boards import order_markdown

@@ -197,7 +197,7 @@ def test_a_script_is_not_talked_to(capsys):
 
 
 def progress_event(done=1):
-    from moonbed.experiments.run import Progress
+    from moonbed.experiments.engines import Progress
 
     return Progress("train", done, 10, "loss 1")
 

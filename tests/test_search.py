@@ -17,8 +17,7 @@ from small import METRICS, TINY, files, tiny
 from moonbed.component import SpecError
 from moonbed.experiments import PRESETS, Store, StoreError, run
 from moonbed.experiments._study import Study
-from moonbed.experiments.engines import Local
-from moonbed.experiments.run import Progress
+from moonbed.experiments.engines import Local, Progress
 from moonbed.experiments.search import FRESH, Searched, _alone, _place, choices, find_search, search
 from moonbed.experiments.spaces import Choice, Float, Int, Pruning, Search, Space
 from moonbed.experiments.storage.runs import load_checkpoint

@@ -19,11 +19,11 @@ from pathlib import Path
 import pytest
 import torch
 from browser import watched
-from small import METRICS, RUN, tiny, usual_signals
+from small import METRICS, tiny, usual_signals
 
 from moonbed.component import SpecError
 from moonbed.diffusion.density import MaximumLikelihood
-from moonbed.experiments import PRESETS, Store, Training, run
+from moonbed.experiments import PRESETS, Store, Training, run, session
 from moonbed.experiments.floors import save_floor
 from moonbed.experiments.presets import published
 from moonbed.experiments.storage.folder import Folder
@@ -424,7 +424,7 @@ def test_a_training_is_seen_while_it_runs(tmp_path, monkeypatch):
             reached.set()
             assert go_on.acquire(timeout=60)
 
-    monkeypatch.setattr(RUN, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(session, "CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr("moonbed.experiments.together.train", slowly)
     experiment = tiny(training__steps=400, training__seed=11, n=40)
     store, key = Store(tmp_path), experiment.training.id

@@ -13,9 +13,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small import METRICS, RUN, files, names_in, tiny
+from small import METRICS, files, names_in, tiny
 
-from moonbed.experiments import Experiment, Store, StoreError, Training, run
+from moonbed.experiments import Experiment, Store, StoreError, Training, process, run
 from moonbed.experiments.floors import floor_name, load_floor, save_floor
 from moonbed.experiments.storage.folder import Folder
 from moonbed.experiments.storage.runs import (
@@ -331,7 +331,7 @@ def test_a_configuration_that_is_gone_is_named_and_written_again(kept, tmp_path)
 @pytest.mark.parametrize("root", ["/dev/null/x", "/proc/moonbed", "{tmp}/file", "{tmp}/file/below"])
 def test_a_folder_that_cannot_be_written(tmp_path, root, monkeypatch):
     (tmp_path / "file").write_text("not a folder")
-    monkeypatch.setattr(RUN, "advance", lambda *_: pytest.fail("trained before it looked"))
+    monkeypatch.setattr(process, "advance", lambda *_: pytest.fail("trained before it looked"))
     with pytest.raises(StoreError, match="cannot write") as error:
         run(SMALL, metrics=METRICS, store=root.format(tmp=tmp_path), device="cpu")
     assert root.format(tmp=tmp_path) in str(error.value)

@@ -16,7 +16,8 @@ from small import METRICS, TINY, only_here, tiny
 from moonbed.component import SpecError
 from moonbed.experiments import Store, run
 from moonbed.experiments.engines import Local, Progress
-from moonbed.experiments.run import Result, execute
+from moonbed.experiments.results import Result
+from moonbed.experiments.run import execute
 from moonbed.experiments.storage.runs import log_of
 from moonbed.experiments.tools import MLflow, TensorBoard, WandB
 from moonbed.experiments.trackers import Log, Run, Tracker, tracked

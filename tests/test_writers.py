@@ -55,10 +55,10 @@ RUN = """
 import importlib
 from small import tiny
 from moonbed.metrics.two_sample import SlicedW1
-training = importlib.import_module("moonbed.experiments.run")
+from moonbed.experiments import process
 if len(sys.argv) > 4:  # as on a machine with other last bits
-    real = training.generate
-    training.generate = lambda *a, **k: (x + 1e-6 * int(sys.argv[4]) for x in real(*a, **k))
+    real = process.generate
+    process.generate = lambda *a, **k: (x + 1e-6 * int(sys.argv[4]) for x in real(*a, **k))
 experiment = tiny(training__steps=60, n=20)
 (found,) = run(experiment, metrics=(SlicedW1(directions=16),), store=store, device="cpu")
 print(found.status)

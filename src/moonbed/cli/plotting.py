@@ -224,7 +224,7 @@ def _plane(experiment: Experiment) -> bool:
 
 def _followed(name: str, events: Iterator[Any], total: int, quiet: bool) -> Iterator[Any]:
     """Pass events on, and show on standard error how many of about `total` there were."""
-    from moonbed.experiments.run import Progress
+    from moonbed.experiments.engines import Progress
     from moonbed.report.progress import Bars
 
     with Bars(quiet) as bars:

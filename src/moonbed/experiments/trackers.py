@@ -19,7 +19,7 @@ from typing import Any
 from moonbed.component import Component
 from moonbed.experiments.engines.base import Failure, Progress
 from moonbed.experiments.floors import load_floor
-from moonbed.experiments.run import Result
+from moonbed.experiments.results import Result
 from moonbed.experiments.spec import Experiment
 from moonbed.experiments.storage.folder import StoreError
 from moonbed.experiments.storage.runs import log_of

@@ -16,13 +16,13 @@ from moonbed._lazy import lazy_import
 from moonbed.diffusion.density import Draw
 from moonbed.diffusion.samplers import DDIM, Heun, Jump, Renoise
 from moonbed.experiments.evaluate import Weights, denoiser_of, generate
-from moonbed.experiments.run import trained
 from moonbed.experiments.spec import Experiment, Training
 from moonbed.experiments.storage.folder import Folder, StoreError
 from moonbed.experiments.storage.runs import load_checkpoint, load_spec
 from moonbed.experiments.storage.store import Store
 from moonbed.experiments.stored import name_of, questions, stored_rows
 from moonbed.experiments.train import State
+from moonbed.experiments.weights import trained
 from moonbed.live import Document
 from moonbed.live.menu import menu
 
