@@ -195,7 +195,7 @@ def moonbed_floors(n: int, draws: int, most: float, jobs: int) -> Iterator[dict[
     """Seconds of a floor of `draws` draws; where one draw says that it takes more than `most`, of that one."""
     from moonbed.experiments.engines import Local
     from moonbed.experiments.floors import draw_floors
-    from moonbed.experiments.store import Store
+    from moonbed.experiments.storage.store import Store
     from moonbed.targets.published import PublishedMoons
 
     with tempfile.TemporaryDirectory() as folder:

@@ -32,7 +32,7 @@ import numpy as np
 from moonbed.component import digest
 from moonbed.experiments.floors import save_floor
 from moonbed.experiments.presets import PRESETS
-from moonbed.experiments.store import Store
+from moonbed.experiments.storage.store import Store
 from moonbed.metrics.suites import SUITES
 from moonbed.targets import Target
 

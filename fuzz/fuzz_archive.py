@@ -22,11 +22,12 @@ with atheris.instrument_imports(include=["moonbed"]):
     from common import NOISE, Draw, Wrong, fuzz
 
     from moonbed.component import SpecError
-    from moonbed.experiments.archive import MANIFEST, Archive, write_archive
-    from moonbed.experiments.files import Stored
     from moonbed.experiments.selection import select, verify
-    from moonbed.experiments.store import Store, StoreError
-    from moonbed.experiments.transfer import receive
+    from moonbed.experiments.storage.archive import MANIFEST, Archive, write_archive
+    from moonbed.experiments.storage.files import Stored
+    from moonbed.experiments.storage.folder import StoreError
+    from moonbed.experiments.storage.store import Store
+    from moonbed.experiments.storage.transfer import receive
 
 ROOT = Path(tempfile.mkdtemp(dir=store.ROOT.parent))
 OUT, FILE = ROOT / "a" / "b" / "store", ROOT / "given.zip"

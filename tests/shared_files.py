@@ -30,7 +30,7 @@ class Shared(LocalFileSystem):
     def pipe_file(self, path, value, mode="overwrite", **kwargs):
         from pathlib import Path
 
-        from moonbed.experiments import places
+        from moonbed.experiments.storage import places
 
         target = Path(self._strip_protocol(path))
         if mode == "create":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from moonbed.experiments.train import State, train
 from moonbed.metrics.two_sample import SlicedW1
 from moonbed.networks.mlp import MLP
 
-RUN = importlib.import_module("moonbed.experiments.run")  # the package has a function of that name
 METRICS = (SlicedW1(directions=16),)
 TINY = {"training.steps": 200, "training.batch": 64, "training.points": 1000, "sampler.steps": 5, "n": 100}
 
@@ -41,6 +40,12 @@ def files(root: Path, ends: tuple[str, ...] = (".npy", ".safetensors")) -> dict[
 
 def names_in(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir())
+
+
+def usual_signals() -> None:
+    """Of a child, before its program: what ends it may be ignored here, as below `nohup`, and would be in the child."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def only_here(*classes):

@@ -21,14 +21,15 @@ from safetensors.torch import load, save
 from small import METRICS, tiny
 
 from moonbed.component import digest
-from moonbed.experiments import Store, archive, run
-from moonbed.experiments.archive import MANIFEST, Archive
-from moonbed.experiments.files import Stored
+from moonbed.experiments import Store, run
 from moonbed.experiments.floors import save_floor
-from moonbed.experiments.layout import read_name
-from moonbed.experiments.seals import sealed, unseal
-from moonbed.experiments.store import StoreError
-from moonbed.experiments.transfer import receive
+from moonbed.experiments.storage import archive
+from moonbed.experiments.storage.archive import MANIFEST, Archive
+from moonbed.experiments.storage.files import Stored
+from moonbed.experiments.storage.folder import StoreError
+from moonbed.experiments.storage.layout import read_name
+from moonbed.experiments.storage.seals import sealed, unseal
+from moonbed.experiments.storage.transfer import receive
 
 RUN = tiny()
 T, E = RUN.training.id, f"{RUN.training.id}/{RUN.id}"

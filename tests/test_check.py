@@ -249,7 +249,7 @@ def test_every_kind_has_a_place_or_is_refused(tmp_path, written):
 
 def test_a_comparison_names_a_trial_by_its_class(shelf, monkeypatch, tmp_path):
     from moonbed.experiments.named import find_experiment
-    from moonbed.experiments.store import Store
+    from moonbed.experiments.storage.store import Store
 
     shutil.copy(shelf / "ralston.py", tmp_path)
     monkeypatch.chdir(tmp_path)

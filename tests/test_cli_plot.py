@@ -15,7 +15,7 @@ from PIL import Image
 from small import METRICS, names_in, tiny
 
 from moonbed.calls import measure
-from moonbed.experiments.store import Store
+from moonbed.experiments.storage.store import Store
 from moonbed.experiments.stored import groups_of, stored_rows
 from moonbed.metrics.detection import N50
 from moonbed.report import tables

@@ -16,12 +16,12 @@ from small import METRICS, tiny
 
 from moonbed.component import SpecError
 from moonbed.experiments import Store, run
-from moonbed.experiments.collect import Wanted, collect
 from moonbed.experiments.engines import Progress
-from moonbed.experiments.files import Stored
 from moonbed.experiments.floors import save_floor
 from moonbed.experiments.selection import remedy, verify
-from moonbed.experiments.store import save_spec
+from moonbed.experiments.storage.collect import Wanted, collect
+from moonbed.experiments.storage.files import Stored
+from moonbed.experiments.storage.runs import save_checkpoint, save_spec
 from moonbed.experiments.train import State, train
 
 PLAIN, OTHER, LOST = tiny(), tiny(training__seed=1), tiny(training__optimizer__lr=1e30, training__clip=None)
@@ -40,7 +40,7 @@ def kept(tmp_path_factory):
     state = State(CUT)
     next(train(CUT, state))
     save_spec(store.training(CUT), CUT)
-    store.training(CUT).save_checkpoint(*state.snapshot(), 0.25)
+    save_checkpoint(store.training(CUT), *state.snapshot(), 0.25)
     return store
 
 
@@ -116,7 +116,7 @@ def test_every_byte_of_every_json_file_and_log_counts(store):
 
 def _of_folder(store, home):
     """Findings of damage in one folder: quicker than the whole store."""
-    from moonbed.experiments.inspection import Inspection
+    from moonbed.experiments.storage.inspection import Inspection
 
     source = Stored(store)
     mine = [name for name in source.names() if name.name.startswith(f"{home}/")]
@@ -351,7 +351,7 @@ def test_a_teacher_does_not_go_alone(store):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("fatal", range(1, 8))
 def test_a_collection_that_dies_leaves_runs_whole_or_unfinished(store, fatal):
-    from moonbed.experiments import places
+    from moonbed.experiments.storage import places
 
     wanted, remove, count = Wanted(runs=[OTHER.training.id], unfinished=True), places.remove, iter(range(1, 100))
 

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
-from small import files
+from small import files, usual_signals
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
@@ -32,7 +32,7 @@ pytestmark = [
 
 DRIVER = """
 import importlib, sys
-importlib.import_module("moonbed.experiments.run").CHECKPOINT_SECONDS = 0.0
+importlib.import_module("moonbed.experiments.session").CHECKPOINT_SECONDS = 0.0
 from moonbed.cli import main
 if __name__ == "__main__":
     main(sys.argv[1:])
@@ -63,7 +63,7 @@ def start(driver: Path, store: Path, jobs: int) -> subprocess.Popen:
         text=True,
         env=env,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored below nohup, and inherited
+        preexec_fn=usual_signals,
     )
 
 
@@ -238,7 +238,7 @@ def test_a_signal_in_a_callback_is_not_lost(name):
         capture_output=True,
         text=True,
         timeout=PATIENCE,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=usual_signals,
     )
     assert (found.stdout, found.stderr) == (f"{128 + getattr(signal, name)}\n", "")
 
@@ -286,7 +286,7 @@ def test_every_kind_of_damage_is_noticed(imported):
 
 def test_the_harness_sees_what_is_lost(imported, monkeypatch):
     """With a write that goes straight to its place, things are lost and counted."""
-    from moonbed.experiments import places
+    from moonbed.experiments.storage import places
 
     monkeypatch.setattr(places, "put", lambda path, data: (path.parent.mkdir(exist_ok=True), path.write_bytes(data)))
     assert any(count.lost for count in faults_writes.writes(every=25))

@@ -18,9 +18,9 @@ from small import tiny
 
 from moonbed.component import SpecError
 from moonbed.experiments import Store, StoreError
-from moonbed.experiments.index import NAME, Index, moved
 from moonbed.experiments.listing import listed
-from moonbed.experiments.store import save_spec
+from moonbed.experiments.storage.index import NAME, Index, moved
+from moonbed.experiments.storage.runs import save_spec
 from moonbed.experiments.stored import finished, groups_of, name_of, seedless
 from moonbed.metrics.two_sample import C2ST, Energy, SlicedW1
 
@@ -148,7 +148,7 @@ class Memory(Store):
 
 @pytest.fixture(autouse=True)
 def no_file_for_memory(monkeypatch):
-    import moonbed.experiments.index as module
+    import moonbed.experiments.storage.index as module
 
     real = module._file_of
     monkeypatch.setattr(module, "_file_of", lambda store: None if isinstance(store, Memory) else real(store))
@@ -226,7 +226,7 @@ def a_folder(path, patch):
 
 
 def locked(path, patch):
-    import moonbed.experiments.index as module
+    import moonbed.experiments.storage.index as module
 
     patch.setattr(module, "PATIENCE", 0.05)
     base = sqlite3.connect(path, isolation_level=None)
@@ -271,7 +271,7 @@ def test_an_older_index_is_made_anew(store):
 
 def test_two_processes_write_it_at_once(store):
     code = (
-        "import sys\nfrom moonbed.experiments import Store\nfrom moonbed.experiments.index import Index\n"
+        "import sys\nfrom moonbed.experiments import Store\nfrom moonbed.experiments.storage.index import Index\n"
         "for _ in range(15):\n    index = Index(Store(sys.argv[1]))\n    runs = index.look(anew=sys.argv[2] == '1')\n"
         "    assert len(runs) == 8, len(runs)\n    assert len(index.values(runs)) == 8\n"
     )

@@ -10,7 +10,7 @@ from small import finished, tiny
 
 from moonbed.experiments.lossfloor import loss_floor
 from moonbed.experiments.spec import Training
-from moonbed.experiments.store import Store
+from moonbed.experiments.storage.store import Store
 from moonbed.experiments.train import data_of
 from moonbed.targets.mixtures import EightGaussians
 

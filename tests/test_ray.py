@@ -14,11 +14,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from small import METRICS, RUN, files
+from small import METRICS, files, usual_signals
 
 from moonbed.component import _REGISTRY
 from moonbed.diffusion import Sampler
-from moonbed.experiments import Store
+from moonbed.experiments import Store, session
 from moonbed.experiments.plugins import experiments_in
 from moonbed.experiments.run import execute
 
@@ -38,7 +38,7 @@ from moonbed.diffusion import Sampler
 from moonbed.experiments import PRESETS
 from moonbed.networks.mlp import MLP
 
-importlib.import_module("moonbed.experiments.run").CHECKPOINT_SECONDS = 0.1
+importlib.import_module("moonbed.experiments.session").CHECKPOINT_SECONDS = 0.1
 
 
 class RayHop(Sampler):
@@ -57,8 +57,10 @@ import sys
 
 from moonbed.experiments.engines import Ray
 from moonbed.experiments.plugins import experiments_in
-from moonbed.experiments.run import Progress, Result, execute
-from moonbed.experiments.store import Store
+from moonbed.experiments.engines import Progress
+from moonbed.experiments.results import Result
+from moonbed.experiments.run import execute
+from moonbed.experiments.storage.store import Store
 from moonbed.metrics.two_sample import SlicedW1
 
 file, store, address = sys.argv[1:]
@@ -102,9 +104,9 @@ def file(tmp_path_factory):
 @pytest.fixture(scope="module")
 def experiments(file):
     """What the file defines; this process forgets it afterwards."""
-    pause = RUN.CHECKPOINT_SECONDS
+    pause = session.CHECKPOINT_SECONDS
     yield list(experiments_in(file).values())
-    RUN.CHECKPOINT_SECONDS = pause
+    session.CHECKPOINT_SECONDS = pause
     _REGISTRY[Sampler].pop("RayHop")
 
 
@@ -225,7 +227,7 @@ def test_ctrl_c_saves_what_runs_and_ends_all_processes(marked, file, experiments
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=usual_signals,
     ) as process:
         try:
             wait_for(lambda: len(list(store.glob("*/checkpoint.json"))) == 2, "two checkpoints")
@@ -261,7 +263,8 @@ from moonbed.diffusion.samplers import Heun, Jump
 from moonbed.diffusion.schedules import Linear
 from moonbed.experiments import PRESETS, Store
 from moonbed.experiments.engines import engine_of
-from moonbed.experiments.run import Failure, execute
+from moonbed.experiments.engines import Failure
+from moonbed.experiments.run import execute
 
 if __name__ == "__main__":
     teacher = tiny("fast", training__schedule=Linear(), training__prediction=Velocity(), sampler=Heun(steps=4))

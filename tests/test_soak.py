@@ -21,7 +21,7 @@ ENDLESS = {
     "moonbed.component._hints": "a class",
     "moonbed.component._source_digest": "a class",
     "moonbed.experiments.differences._defaults": "a class",
-    "moonbed.experiments.formats._adapter": "a kind of file",
+    "moonbed.experiments.storage.formats._adapter": "a kind of file",
     "moonbed.experiments.optimizers.torch_options": "a class of torch",
     "moonbed.export.modules._is_ours": "a module",
     "moonbed.export.modules.module": "a module",

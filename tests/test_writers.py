@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from small import files, tiny
 
-from moonbed.experiments import Store, StoreError, places, run
-from moonbed.experiments.store import Folder, addressed
+from moonbed.experiments import Store, StoreError, run
+from moonbed.experiments.storage import places
+from moonbed.experiments.storage.folder import Folder, addressed
+from moonbed.experiments.storage.runs import verify_run
 from moonbed.metrics.two_sample import SlicedW1
 
 EXPERIMENT = tiny(training__steps=60, n=20)
@@ -53,10 +55,10 @@ RUN = """
 import importlib
 from small import tiny
 from moonbed.metrics.two_sample import SlicedW1
-training = importlib.import_module("moonbed.experiments.run")
+from moonbed.experiments import process
 if len(sys.argv) > 4:  # as on a machine with other last bits
-    real = training.generate
-    training.generate = lambda *a, **k: (x + 1e-6 * int(sys.argv[4]) for x in real(*a, **k))
+    real = process.generate
+    process.generate = lambda *a, **k: (x + 1e-6 * int(sys.argv[4]) for x in real(*a, **k))
 experiment = tiny(training__steps=60, n=20)
 (found,) = run(experiment, metrics=(SlicedW1(directions=16),), store=store, device="cpu")
 print(found.status)
@@ -113,8 +115,8 @@ def test_drivers_that_complete_the_same_run(tmp_path, kind):
     assert said == ["done\n"] * 3
     store = Store(root)
     folder, training = store.experiment(EXPERIMENT), store.training(EXPERIMENT.training)
-    folder.verify()
-    training.verify()
+    verify_run(folder)
+    verify_run(training)
     samples = folder.file("samples.npy")
     (found,) = run(EXPERIMENT, metrics=METRICS, store=store, device="cpu")
     assert found.status == "done"

@@ -53,7 +53,7 @@ def export(
         moonbed export --format results
     """
     from moonbed.component import SpecError
-    from moonbed.experiments.store import Store
+    from moonbed.experiments.storage.store import Store
     from moonbed.export import FORMATS, check_free, find_run, write
     from moonbed.export import export as make
 
@@ -79,11 +79,11 @@ def export(
 def _results(runs: Sequence[str], out: Path, unfinished: bool, force: bool, store: str, json: bool, quiet: bool) -> int:
     """Write an archive of runs, and say what is in it."""
     from moonbed.component import SpecError
-    from moonbed.experiments.archive import write_archive
-    from moonbed.experiments.files import Stored
-    from moonbed.experiments.run import Progress
+    from moonbed.experiments.engines import Progress
     from moonbed.experiments.selection import Selection, select
-    from moonbed.experiments.store import Store
+    from moonbed.experiments.storage.archive import write_archive
+    from moonbed.experiments.storage.files import Stored
+    from moonbed.experiments.storage.store import Store
 
     if out.is_dir():
         raise SpecError([("--out", f"{out} is a folder; name a file")])

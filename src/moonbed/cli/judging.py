@@ -160,7 +160,7 @@ def compare(
     """
     from moonbed.experiments import compare as job
     from moonbed.experiments.named import find_experiment
-    from moonbed.experiments.store import Store
+    from moonbed.experiments.storage.store import Store
     from moonbed.report.verdicts import comparison_csv, comparison_json, comparison_table
 
     where, questions = Store(store), chosen_metrics(metrics)
@@ -222,7 +222,7 @@ def anatomy(
     """
     from moonbed.experiments import anatomy as job
     from moonbed.experiments.named import find_experiment
-    from moonbed.experiments.store import Store
+    from moonbed.experiments.storage.store import Store
     from moonbed.report import figures
     from moonbed.report.verdicts import anatomy_csv, anatomy_json, anatomy_table
 

@@ -22,7 +22,7 @@ USUAL = 50
 def list_runs(store: str, where: Sequence[str], sort: str | None, limit: int | None, json: bool) -> int:
     """Print the runs that fit; 2 where one is damaged."""
     from moonbed.experiments.listing import listed
-    from moonbed.experiments.store import Store
+    from moonbed.experiments.storage.store import Store
 
     usual = USUAL if limit is None and not json and sys.stdout.isatty() else None
     found = listed(Store(store), where, sort, limit if usual is None else usual, values=json)
@@ -83,7 +83,7 @@ def index(*, store: StoreOption = STORE, json: JsonOption = False) -> int:
         moonbed index
         moonbed index --store s3://bucket/runs --json
     """
-    from moonbed.experiments.store import Store
+    from moonbed.experiments.storage.store import Store
 
     started, where = time.monotonic(), Store(store)
     found = where.index()

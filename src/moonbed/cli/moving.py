@@ -14,8 +14,8 @@ from moonbed.cli.output import escape, last, print_json, say, size_of, warn
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from moonbed.experiments.collect import Garbage
-    from moonbed.experiments.transfer import Arrival
+    from moonbed.experiments.storage.collect import Garbage
+    from moonbed.experiments.storage.transfer import Arrival
 
 DryOption = Annotated[bool, Parameter(negative="", help="Say what would be done, and do nothing.")]
 
@@ -45,7 +45,7 @@ def import_(
         moonbed import results.zip --dry-run
         moonbed import other/runs --store runs --replace
     """
-    from moonbed.experiments.store import Store
+    from moonbed.experiments.storage.store import Store
 
     arrivals: list[Arrival] = []
     notes: list[str] = []
@@ -76,11 +76,11 @@ def _received(
 ) -> Iterator[tuple[str, Any]]:
     """Named progress, while the arrivals are gathered."""
     from moonbed.component import SpecError
-    from moonbed.experiments.archive import Archive
-    from moonbed.experiments.files import Stored
     from moonbed.experiments.selection import Selection, select
-    from moonbed.experiments.store import Store
-    from moonbed.experiments.transfer import Arrival, receive
+    from moonbed.experiments.storage.archive import Archive
+    from moonbed.experiments.storage.files import Stored
+    from moonbed.experiments.storage.store import Store
+    from moonbed.experiments.storage.transfer import Arrival, receive
 
     def taken(source: Any) -> Iterator[tuple[str, Any]]:
         for event in receive(source, store, replace=replace, dry_run=dry_run):
@@ -137,8 +137,8 @@ def gc(
         moonbed gc --runs 5bf198d9 --runs 0c38d6a2
     """
     from moonbed.cli.parsing import not_negative
-    from moonbed.experiments.collect import Wanted, collect
-    from moonbed.experiments.store import Store
+    from moonbed.experiments.storage.collect import Wanted, collect
+    from moonbed.experiments.storage.store import Store
 
     not_negative("--older-than", older_than)
     wanted = Wanted(tuple(runs or ()), diverged, unfinished, trainings, older_than)
@@ -180,12 +180,12 @@ def verify(
         moonbed verify --json --store other/runs
     """
     from moonbed.component import SpecError
-    from moonbed.experiments.contents import in_a_line
-    from moonbed.experiments.inspection import Finding
-    from moonbed.experiments.run import Progress
+    from moonbed.experiments.engines import Progress
     from moonbed.experiments.selection import remedy
     from moonbed.experiments.selection import verify as look
-    from moonbed.experiments.store import Store
+    from moonbed.experiments.storage.contents import in_a_line
+    from moonbed.experiments.storage.inspection import Finding
+    from moonbed.experiments.storage.store import Store
 
     where = Store(store, readonly=True)
     if not where.root.is_dir():

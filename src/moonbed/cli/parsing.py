@@ -127,7 +127,7 @@ def not_negative(option: str, value: float) -> None:
 
 def beside(store: str, name: str) -> Path:
     """Where a page goes that no place was named for: in the store, or here where that is a URL."""
-    from moonbed.experiments.places import located, remote
+    from moonbed.experiments.storage.places import located, remote
 
     root = located(store)
     return Path(name) if remote(root) else root / name
@@ -135,7 +135,7 @@ def beside(store: str, name: str) -> Path:
 
 def check_writable(out: Path) -> None:
     """`StoreError` now, for a folder that cannot be written."""
-    from moonbed.experiments.store import Folder
+    from moonbed.experiments.storage.folder import Folder
 
     Folder(out).write(".probe", b"")
     (out / ".probe").unlink(missing_ok=True)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from moonbed.experiments.rows import Row
     from moonbed.experiments.spec import Experiment
-    from moonbed.experiments.store import Store
+    from moonbed.experiments.storage.store import Store
 
 USUAL = ("verdict", "n50", "training", "quality", "budget", "samples")
 FIGURES = (*USUAL, "field")
@@ -62,7 +62,7 @@ def plot(
         moonbed plot fast residual --figures verdict,n50 --formats pdf,svg
         moonbed plot fast --figures field --animation webp
     """
-    from moonbed.experiments.store import Store
+    from moonbed.experiments.storage.store import Store
     from moonbed.report.figures import FORMATS
     from moonbed.report.figures.animation import KINDS
 
@@ -190,7 +190,7 @@ def _animations(rows: Sequence[Row], store: Store, kind: str, out: Path, quiet: 
     """Write an animation of each row: whole, at the end, or not at all."""
     from moonbed.experiments.evaluate import reference
     from moonbed.experiments.motion import states
-    from moonbed.experiments.store import Folder
+    from moonbed.experiments.storage.folder import Folder
     from moonbed.report.figures import animation
 
     for row in [row for row in rows if row.done and _plane(_first(row))]:
@@ -224,7 +224,7 @@ def _plane(experiment: Experiment) -> bool:
 
 def _followed(name: str, events: Iterator[Any], total: int, quiet: bool) -> Iterator[Any]:
     """Pass events on, and show on standard error how many of about `total` there were."""
-    from moonbed.experiments.run import Progress
+    from moonbed.experiments.engines import Progress
     from moonbed.report.progress import Bars
 
     with Bars(quiet) as bars:
@@ -259,7 +259,7 @@ def table(
         moonbed table fast residual --format latex --out table.tex
         moonbed table --format csv --wide
     """
-    from moonbed.experiments.store import Store
+    from moonbed.experiments.storage.store import Store
     from moonbed.report import tables
 
     one_of("--format", format, TABLES)

@@ -14,7 +14,7 @@ from moonbed.component import SpecError
 
 if TYPE_CHECKING:
     from moonbed.experiments.spec import Experiment
-    from moonbed.experiments.store import Store
+    from moonbed.experiments.storage.store import Store
     from moonbed.metrics import Metric
 
 MOST = 16
@@ -50,7 +50,7 @@ def report(
         moonbed report 5bf198d9 my_idea.py:mine --json
     """
     from moonbed.experiments.engines import cores, warm_up
-    from moonbed.experiments.store import Store
+    from moonbed.experiments.storage.store import Store
     from moonbed.experiments.stored import groups_of, stored_rows
     from moonbed.report import tables
 

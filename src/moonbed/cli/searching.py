@@ -57,7 +57,7 @@ def search(
     from moonbed.experiments import search as job
     from moonbed.experiments.presets import BUDGETS
     from moonbed.experiments.spaces import Pruning, word
-    from moonbed.experiments.store import Store
+    from moonbed.experiments.storage.store import Store
     from moonbed.report.searches import search_json, search_lines, search_tables
 
     where, place = Store(store), engine.make()

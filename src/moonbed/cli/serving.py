@@ -33,9 +33,9 @@ def serve(
         moonbed serve my_idea.py
     """
     from moonbed.component import SpecError
-    from moonbed.experiments.places import remote
     from moonbed.experiments.plugins import load_file
-    from moonbed.experiments.store import Store
+    from moonbed.experiments.storage.places import remote
+    from moonbed.experiments.storage.store import Store
     from moonbed.serve import is_loopback
     from moonbed.serve import serve as answer
 

@@ -50,6 +50,8 @@ def changes(spec: Any, base: Any, most: int, place: str = "") -> dict[str, Any] 
         return {place: spec} if most > 0 else None
     out: dict[str, Any] = {}
     for key, value in spec.items():
+        if value == base.get(key):
+            continue
         found = changes(value, base.get(key), most - len(out), f"{place}.{key}" if place else key)
         if found is None:
             return None

@@ -13,7 +13,7 @@ from moonbed.component import digest
 from moonbed.experiments.engines import HERE, Engine, Failure, Progress, Task
 from moonbed.experiments.evaluate import askable
 from moonbed.experiments.plugins import files_of
-from moonbed.experiments.store import Store
+from moonbed.experiments.storage.store import Store
 from moonbed.metrics import Evaluation, Metric
 from moonbed.rng import Rng
 from moonbed.targets import Target

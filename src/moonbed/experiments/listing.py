@@ -19,9 +19,9 @@ from difflib import get_close_matches
 from typing import Any
 
 from moonbed.component import SpecError, nearest
-from moonbed.experiments.index import Index, Run
 from moonbed.experiments.spec import Experiment
-from moonbed.experiments.store import Store
+from moonbed.experiments.storage.index import Index, Run
+from moonbed.experiments.storage.store import Store
 from moonbed.experiments.stored import names_of
 from moonbed.metrics import Metric
 from moonbed.metrics.suites import SUITES

@@ -9,14 +9,24 @@ from typing import Any
 from moonbed.component import SpecError, digest
 from moonbed.experiments.anatomy import about_exact
 from moonbed.experiments.engines import Progress
-from moonbed.experiments.files import Stored
-from moonbed.experiments.inspection import Finding, Inspection, needed_by
-from moonbed.experiments.layout import Name, in_order, is_beside, is_folder, is_lock, is_search, is_temporary, read_name
 from moonbed.experiments.lossfloor import floor_file
 from moonbed.experiments.named import find_experiment
-from moonbed.experiments.seals import unseal
 from moonbed.experiments.spec import Experiment, Training
-from moonbed.experiments.store import Store, StoreError, addressed
+from moonbed.experiments.storage.files import Stored
+from moonbed.experiments.storage.folder import StoreError, addressed
+from moonbed.experiments.storage.inspection import Finding, Inspection, needed_by
+from moonbed.experiments.storage.layout import (
+    Name,
+    in_order,
+    is_beside,
+    is_folder,
+    is_lock,
+    is_search,
+    is_temporary,
+    read_name,
+)
+from moonbed.experiments.storage.seals import unseal
+from moonbed.experiments.storage.store import Store
 from moonbed.experiments.stored import groups_of
 
 __all__ = ["Selection", "remedy", "select", "verify"]

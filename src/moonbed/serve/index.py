@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from moonbed.experiments import formats
-from moonbed.experiments.index import APART, Run
-from moonbed.experiments.places import remote
-from moonbed.experiments.store import Folder, Store, StoreError
+from moonbed.experiments.storage import formats
+from moonbed.experiments.storage.folder import Folder, StoreError
+from moonbed.experiments.storage.index import APART, Run
+from moonbed.experiments.storage.places import remote
+from moonbed.experiments.storage.store import Store
 from moonbed.serve.naming import brief, described
 
 __all__ = ["Index", "losses", "patiently"]

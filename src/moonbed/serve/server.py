@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable
 
 from moonbed.component import SpecError
-from moonbed.experiments.store import Store
+from moonbed.experiments.storage.store import Store
 from moonbed.serve.web import application
 
 __all__ = ["listen", "serve"]

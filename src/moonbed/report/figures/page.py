@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from moonbed.experiments.rows import Row
-    from moonbed.experiments.store import Store
+    from moonbed.experiments.storage.store import Store
 
 __all__ = ["PageFigure", "Table", "for_page"]
 

@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from moonbed.component import Component, SpecError, digest
-from moonbed.experiments.contents import (
+from moonbed.experiments.lossfloor import floor_file
+from moonbed.experiments.spec import Experiment, Training
+from moonbed.experiments.storage.contents import (
     Fault,
     are_numbers,
     check_anatomy,
@@ -29,12 +31,10 @@ from moonbed.experiments.contents import (
     is_number,
     obeyed,
 )
-from moonbed.experiments.layout import Name
-from moonbed.experiments.lossfloor import floor_file
-from moonbed.experiments.seals import unseal
-from moonbed.experiments.shapes import check_checkpoint, check_snapshots, check_weights
-from moonbed.experiments.spec import Experiment, Training
-from moonbed.experiments.store import addressed
+from moonbed.experiments.storage.folder import addressed
+from moonbed.experiments.storage.layout import Name
+from moonbed.experiments.storage.seals import unseal
+from moonbed.experiments.storage.shapes import check_checkpoint, check_snapshots, check_weights
 from moonbed.metrics import Metric
 from moonbed.targets import Target
 

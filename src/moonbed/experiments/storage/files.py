@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from moonbed.experiments.layout import Name, in_order, read_name
-from moonbed.experiments.places import Found, remote
-from moonbed.experiments.store import Store
+from moonbed.experiments.storage.layout import Name, in_order, read_name
+from moonbed.experiments.storage.places import Found, remote
+from moonbed.experiments.storage.store import Store
 
 __all__ = ["Stored"]
 

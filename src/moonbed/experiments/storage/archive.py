@@ -25,11 +25,11 @@ from types import TracebackType
 from typing import Any, Self
 
 import moonbed
-from moonbed.experiments.contents import in_a_line
-from moonbed.experiments.inspection import Source
-from moonbed.experiments.layout import Name, in_order, read_name
-from moonbed.experiments.seals import sealed, unseal
-from moonbed.experiments.store import StoreError
+from moonbed.experiments.storage.contents import in_a_line
+from moonbed.experiments.storage.folder import StoreError
+from moonbed.experiments.storage.inspection import Source
+from moonbed.experiments.storage.layout import Name, in_order, read_name
+from moonbed.experiments.storage.seals import sealed, unseal
 
 __all__ = ["MANIFEST", "Archive", "write_archive"]
 
