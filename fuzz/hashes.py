@@ -1,4 +1,4 @@
-"""The page's reader of addresses in node: `python fuzz/hashes.py --count 1000000`; exit status 1 if anything was found."""
+"""The page's reader of addresses in node: `python fuzz/hashes.py --count 1000000`; 1 if anything was found."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    script = bundle(("menu.js", "state.js")) + (HERE / "hashes.js").read_text("utf-8") + CALL % (given.seed, given.count)
+    script = (
+        bundle(("menu.js", "state.js")) + (HERE / "hashes.js").read_text("utf-8") + CALL % (given.seed, given.count)
+    )
     begun = time.monotonic()
     found = json.loads(subprocess.run(["node", "-"], input=script, capture_output=True, text=True, check=True).stdout)
     print(f"{found['inputs']:,} addresses, {time.monotonic() - begun:.0f} s, {found['cpu']:.0f} s of CPU")
