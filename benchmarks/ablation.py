@@ -18,9 +18,8 @@ from common import table, write
 
 from moonbed.experiments import Experiment
 from moonbed.experiments.compare import Comparison, compare
-from moonbed.experiments.engines import Local
+from moonbed.experiments.engines import Failure, Local
 from moonbed.experiments.presets import FAST, ROWS
-from moonbed.experiments.run import Failure
 from moonbed.metrics.density import NLL, OffSupport
 from moonbed.metrics.detection import N50
 from moonbed.metrics.model import Girsanov

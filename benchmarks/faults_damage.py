@@ -17,7 +17,8 @@ from faults_subject import Child, Count, damage, results, work
 
 from moonbed.experiments import Store, StoreError
 from moonbed.experiments.storage import places
-from moonbed.experiments.storage.store import Folder
+from moonbed.experiments.storage.folder import Folder
+from moonbed.experiments.storage.runs import save_checkpoint
 
 SMALL = 2_500
 """Files up to so many bytes have each of their bits turned over; of larger ones one bit of each byte."""
@@ -39,12 +40,12 @@ def whole_store(root: Path, seed: int = 0) -> None:
     links = {"floor": [0.1, 0.2], "sampler": [0.1, 0.3], "capacity": [0.2, 0.3], "estimation": [0.3, 0.4 + seed]}
     save_anatomy(store, Anatomy(experiment, 2, 1, {}, {asked()[0].label: links}, {}))
     cut = experiment.training.replace(seed=1000 + seed)
-    from moonbed.experiments.storage.store import save_spec
+    from moonbed.experiments.storage.runs import save_spec
 
     state = State(cut)
     next(train(cut, state))
     save_spec(store.training(cut), cut)
-    store.training(cut).save_checkpoint(*state.snapshot(), 0.25, [])
+    save_checkpoint(store.training(cut), *state.snapshot(), 0.25, [])
 
 
 def files_of(root: Path) -> list[Path]:

@@ -25,7 +25,7 @@ CHAIN = 4
 """How often one store is disturbed before it is left alone."""
 STAGES = ("train", "sample", "evaluate", "floor", "write")
 DRIVER = """import importlib, sys
-importlib.import_module("moonbed.experiments.run").CHECKPOINT_SECONDS = 0.0
+importlib.import_module("moonbed.experiments.session").CHECKPOINT_SECONDS = 0.0
 from moonbed.__main__ import main
 if __name__ == "__main__":
     main()

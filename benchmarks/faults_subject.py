@@ -25,7 +25,8 @@ from typing import Any
 from moonbed.experiments import Experiment, Store, StoreError
 from moonbed.experiments.presets import PRESETS
 from moonbed.experiments.rows import follow
-from moonbed.experiments.storage.store import Folder
+from moonbed.experiments.storage.folder import Folder
+from moonbed.experiments.storage.runs import verify_run
 
 DRAWS = 3
 WORDS = (
@@ -37,8 +38,8 @@ WORDS = (
 )
 PLACES = {  # file, function or "" for all -> stage; the innermost frame that is known decides
     ("places.py", ""): "write",
-    ("store.py", "save_checkpoint"): "write",
-    ("store.py", "finish"): "write",
+    ("runs.py", "save_checkpoint"): "write",
+    ("folder.py", "finish"): "write",
     ("seals.py", "sealed"): "write",
     ("floors.py", "null_draw"): "floor",
     ("evaluate.py", "generate"): "sample",
@@ -92,7 +93,7 @@ def work(root: Path, seed: int = 0) -> None:
 
 def frequent() -> None:
     """Save after every block."""
-    importlib.import_module("moonbed.experiments.run").CHECKPOINT_SECONDS = 0.0
+    importlib.import_module("moonbed.experiments.session").CHECKPOINT_SECONDS = 0.0
 
 
 def command(root: Path) -> None:
@@ -222,7 +223,7 @@ def damage(root: Path) -> list[str]:
     found = []
     for folder in (Folder(path) for path in [*root.glob("*"), *root.glob("*/*")] if path.is_dir()):
         try:
-            folder.verify()
+            verify_run(folder)
         except StoreError as error:
             found.append(str(error))
     return found

@@ -23,7 +23,8 @@ from faults_subject import Child, Count, asked, damage, spoken, subject
 
 from moonbed.experiments import Store, StoreError
 from moonbed.experiments.floors import load_floor, save_floor
-from moonbed.experiments.storage.store import Folder
+from moonbed.experiments.storage.folder import Folder
+from moonbed.experiments.storage.runs import drop_checkpoint, load_checkpoint, save_checkpoint
 
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
 FAILING = frozenset({"open", "write", "flush", "fsync", "replace", "rename", "mkdir", "link", "unlink", "remove"})
@@ -47,11 +48,11 @@ def _tensors(value: float) -> dict[str, Any]:
 
 
 def _checkpoint(value: int) -> Callable[[Path], None]:
-    return lambda root: Folder(root / "a").save_checkpoint(_tensors(value), value, [{"step": value, "loss": 1.0}], 1.0)
+    return lambda root: save_checkpoint(Folder(root / "a"), _tensors(value), value, [{"step": value, "loss": 1.0}], 1.0)
 
 
 def _step(root: Path) -> Any:
-    found = Folder(root / "a").load_checkpoint()
+    found = load_checkpoint(Folder(root / "a"))
     return found and (found[1], found[0]["w"].tolist())
 
 
@@ -105,7 +106,7 @@ WRITERS = (
     Writer("files and their record", _nothing, _finish(NEW), _finished),
     Writer("the first checkpoint", _nothing, _checkpoint(100), _step),
     Writer("a later checkpoint", _checkpoint(100), _checkpoint(200), _step),
-    Writer("the end of checkpoints", _checkpoint(100), lambda root: Folder(root / "a").drop_checkpoint(), _step),
+    Writer("the end of checkpoints", _checkpoint(100), lambda root: drop_checkpoint(Folder(root / "a")), _step),
     Writer(
         "more draws of a floor",
         _floor(3),

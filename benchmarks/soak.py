@@ -206,7 +206,8 @@ def call(store: Path, count: int, jobs: int = 1, at_once: int | None = None) -> 
     """So many at once in one call, by so many processes."""
     from moonbed.experiments import Store
     from moonbed.experiments.engines import Failure, Local
-    from moonbed.experiments.run import Result, execute
+    from moonbed.experiments.results import Result
+    from moonbed.experiments.run import execute
 
     wanted, told, done = list(experiments(count, store)), {"done": 0, "diverged": 0, "failed": 0}, 0
     metrics = questions()[:4]

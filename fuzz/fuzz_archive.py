@@ -25,7 +25,8 @@ with atheris.instrument_imports(include=["moonbed"]):
     from moonbed.experiments.selection import select, verify
     from moonbed.experiments.storage.archive import MANIFEST, Archive, write_archive
     from moonbed.experiments.storage.files import Stored
-    from moonbed.experiments.storage.store import Store, StoreError
+    from moonbed.experiments.storage.folder import StoreError
+    from moonbed.experiments.storage.store import Store
     from moonbed.experiments.storage.transfer import receive
 
 ROOT = Path(tempfile.mkdtemp(dir=store.ROOT.parent))

@@ -15,7 +15,9 @@ with atheris.instrument_imports(include=["moonbed"]):
     from moonbed.experiments.named import find_experiment
     from moonbed.experiments.presets import PRESETS
     from moonbed.experiments.spec import Experiment
-    from moonbed.experiments.storage.store import Store, StoreError, save_spec
+    from moonbed.experiments.storage.folder import StoreError
+    from moonbed.experiments.storage.runs import save_spec
+    from moonbed.experiments.storage.store import Store
 
 all_kinds()
 STORE = Store(Path(tempfile.mkdtemp()))

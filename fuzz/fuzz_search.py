@@ -13,7 +13,7 @@ with atheris.instrument_imports(include=["moonbed"]):
     from moonbed.experiments.presets import PRESETS
     from moonbed.experiments.search import choices
     from moonbed.experiments.spaces import Search, Space
-    from moonbed.experiments.storage.store import StoreError
+    from moonbed.experiments.storage.folder import StoreError
 
 RANGES = [
     "1e-4..1e-2:log",

@@ -25,10 +25,12 @@ with atheris.instrument_imports(include=["moonbed"]):
     from moonbed.experiments.listing import listed
     from moonbed.experiments.lossfloor import loss_floor
     from moonbed.experiments.spec import Experiment, Training
+    from moonbed.experiments.storage.folder import Folder, StoreError
+    from moonbed.experiments.storage.runs import load_spec, log_of, save_checkpoint, save_spec, verify_run
     from moonbed.experiments.storage.seals import sealed
-    from moonbed.experiments.storage.store import Folder, StoreError, load_spec, save_spec
     from moonbed.experiments.stored import finished, held, questions, stored_result, stored_rows
     from moonbed.experiments.train import State, train
+    from moonbed.experiments.weights import denoiser_in
     from moonbed.export.runs import export, find_run
     from moonbed.metrics.two_sample import SlicedW1
     from moonbed.networks.mlp import MLP
@@ -37,11 +39,10 @@ with atheris.instrument_imports(include=["moonbed"]):
     from moonbed.serve.index import Index
     from moonbed.serve.models import weights_of
 
-RUN = importlib.import_module("moonbed.experiments.run")
 importlib.import_module("moonbed.serve.index").time.sleep = lambda seconds: None  # it waits for writers; here is none
 METRICS = (SlicedW1(directions=16),)
 SMALL = {"training.network": MLP(hidden=(4,)), "training.steps": 100, "training.batch": 16, "training.points": 100}
-DONE = RUN.Experiment().replace(**SMALL, n=20, **{"sampler.steps": 2})
+DONE = Experiment().replace(**SMALL, n=20, **{"sampler.steps": 2})
 CUT = DONE.training.replace(seed=1, steps=200)
 ROOT = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
 
@@ -52,7 +53,7 @@ def made() -> Store:
     state = State(CUT)
     next(train(CUT, state))
     save_spec(store.training(CUT), CUT)
-    store.training(CUT).save_checkpoint(*state.snapshot(), 0.25)
+    save_checkpoint(store.training(CUT), *state.snapshot(), 0.25)
     save_floor(store, DONE.training.target, METRICS[0], DONE.n, [0.1, 0.2, 0.3])
     values = {"W1": {part: [1.0, 2.0] for part in PARTS}}
     data = {"repeats": 2, "seeds": 1, "values": values, "score_error": {"capacity": {"sigma": [1.0], "error": [2.0]}}}
@@ -118,14 +119,14 @@ READERS = (
     lambda here: questions(STORE, [DONE]),
     lambda here: tables.to_csv(stored_rows({"a": [DONE]}, METRICS, STORE)),
     lambda here: load_anatomy(STORE, DONE),
-    lambda here: here.verify(),
-    lambda here: STORE.training(CUT).log(),
-    lambda here: STORE.training(DONE.training).log(),
+    lambda here: verify_run(here),
+    lambda here: log_of(STORE.training(CUT)),
+    lambda here: log_of(STORE.training(DONE.training)),
     lambda here: weights_of(STORE.training(CUT), CUT, None),
     lambda here: load_spec(here, Experiment),
     lambda here: load_spec(here, Training),
     lambda here: stored_result(STORE, DONE, METRICS),
-    lambda here: RUN.denoiser_in(STORE, DONE, "cpu"),
+    lambda here: denoiser_in(STORE, DONE, "cpu"),
     lambda here: export(find_run(DONE.id, STORE), "npy"),
     lambda here: load_floor(STORE, DONE.training.target, METRICS[0], DONE.n),
     lambda here: loss_floor(DONE.training, STORE, 50),

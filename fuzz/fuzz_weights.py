@@ -13,7 +13,7 @@ with atheris.instrument_imports(include=["moonbed"]):
     from common import NOISE, Draw, fuzz
 
     from moonbed.component import SpecError
-    from moonbed.experiments.storage.store import StoreError
+    from moonbed.experiments.storage.folder import StoreError
 
 TRAINING, SAMPLES = store.STORE.training(store.DONE.training), store.STORE.experiment(store.DONE)
 CUT = store.STORE.training(store.CUT)
@@ -67,7 +67,7 @@ def one(data: bytes) -> None:
         (folder.path / pointer).write_bytes(store.sealed(record, f"{folder.path.name}/{pointer}"))
         store.read(folder.path / pointer, draw)
         if draw.below(2):
-            store.RUN.denoiser_in(store.STORE, store.DONE, "cpu")
+            store.denoiser_in(store.STORE, store.DONE, "cpu")
     finally:
         (folder.path / name).write_bytes(RIGHT[folder.path / name])
         (folder.path / pointer).write_bytes(store.KEPT[folder.path / pointer])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import signal
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from moonbed.experiments.train import State, train
 from moonbed.metrics.two_sample import SlicedW1
 from moonbed.networks.mlp import MLP
 
-RUN = importlib.import_module("moonbed.experiments.run")  # the package has a function of that name
 METRICS = (SlicedW1(directions=16),)
 TINY = {"training.steps": 200, "training.batch": 64, "training.points": 1000, "sampler.steps": 5, "n": 100}
 

@@ -4,11 +4,12 @@ import json
 import math
 
 import pytest
-from small import RUN, tiny
+from small import tiny
 
 from moonbed.component import SpecError
+from moonbed.experiments import process
 from moonbed.experiments.anatomy import PARTS, Anatomy, anatomy
-from moonbed.experiments.run import Failure
+from moonbed.experiments.engines import Failure
 from moonbed.metrics.density import NLL
 from moonbed.metrics.model import Girsanov
 from moonbed.metrics.two_sample import SlicedW1
@@ -66,7 +67,7 @@ def test_too_few_steps_are_the_samplers_error(tmp_path):
 def test_what_is_kept_is_not_computed_again(found, tmp_path, monkeypatch):
     experiment = tiny(sampler__steps=10)
     first = taken(experiment, tmp_path)
-    monkeypatch.setattr(RUN, "advance", lambda *a: pytest.fail("trained again"))
+    monkeypatch.setattr(process, "advance", lambda *a: pytest.fail("trained again"))
     monkeypatch.setattr("moonbed.experiments.anatomy.generate", lambda *a: pytest.fail("sampled again"))
     assert taken(experiment, tmp_path).values == first.values
 

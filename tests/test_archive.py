@@ -35,7 +35,7 @@ from moonbed.experiments.storage.collect import Wanted, collect
 from moonbed.experiments.storage.files import Stored
 from moonbed.experiments.storage.inspection import Inspection, needed_by
 from moonbed.experiments.storage.layout import is_beside
-from moonbed.experiments.storage.store import save_spec
+from moonbed.experiments.storage.runs import load_checkpoint, resumed, save_checkpoint, save_spec, verify_run
 from moonbed.experiments.storage.transfer import Arrival, receive
 from moonbed.experiments.train import State, train
 from moonbed.targets.curves import TwoMoons
@@ -78,7 +78,7 @@ def kept(tmp_path_factory):
     state = State(cut)
     next(train(cut, state))
     save_spec(store.training(cut), cut)
-    store.training(cut).save_checkpoint(*state.snapshot(), 0.25)
+    save_checkpoint(store.training(cut), *state.snapshot(), 0.25)
     for k, path in enumerate(sorted(store.root.glob("*/*/record.json"), key=lambda p: p.parent.name)):
         os.utime(path, (1e9 + 1e5 * k,) * 2)  # on many days of 2001
     return store
@@ -145,12 +145,12 @@ def test_a_training_goes_on_elsewhere_to_the_same_bits(kept, whole, tmp_path):
     """The checkpoint of a laptop, resumed on another machine."""
     cut, here, there = PLAIN.shifted(9), Store(tmp_path / "here"), Store(tmp_path / "there")
     taken(whole, there)
-    assert there.training(cut.training).load_checkpoint()[1] == 100
+    assert load_checkpoint(there.training(cut.training))[1] == 100
     run([cut], metrics=METRICS, store=there, device="cpu")
     run([cut], metrics=METRICS, store=here, device="cpu")
     weights = [store.training(cut.training).file("weights.safetensors") for store in (here, there)]
     assert weights[0] == weights[1]
-    assert there.training(cut.training).resumed() == [100]
+    assert resumed(there.training(cut.training)) == [100]
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -366,7 +366,7 @@ def test_an_import_that_dies_leaves_no_half_of_anything(kept, whole, tmp_path, m
     assert {f.what for _, findings in Inspection(source).findings(source.names()) for f in findings} <= {"unfinished"}
     for folder, record in into.runs():
         assert record["status"] == "done"
-        folder.verify()
+        verify_run(folder)
         assert all(into.folder(id).record() for id in needed_by(folder.read_json("experiment.json")["spec"]))
     taken(whole, into)
     left = {name for name in results(into.root) if name.rpartition("/")[2].startswith(".")}

@@ -26,9 +26,9 @@ from moonbed.experiments.floors import save_floor
 from moonbed.experiments.storage import archive
 from moonbed.experiments.storage.archive import MANIFEST, Archive
 from moonbed.experiments.storage.files import Stored
+from moonbed.experiments.storage.folder import StoreError
 from moonbed.experiments.storage.layout import read_name
 from moonbed.experiments.storage.seals import sealed, unseal
-from moonbed.experiments.storage.store import StoreError
 from moonbed.experiments.storage.transfer import receive
 
 RUN = tiny()

@@ -9,8 +9,9 @@ from small import METRICS, finished, tiny
 from moonbed.component import SpecError, members
 from moonbed.experiments import Averaging, Store, run
 from moonbed.experiments.averaging import EMA, PowerEMA, gamma, post_hoc
-from moonbed.experiments.run import denoiser_in, execute, trained
+from moonbed.experiments.run import execute
 from moonbed.experiments.train import State, train
+from moonbed.experiments.weights import denoiser_in, trained
 from moonbed.rng import Rng
 
 BLOCK = "moonbed.experiments.train.BLOCK"

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from small import METRICS, RUN, files, tiny
+from small import METRICS, files, tiny
 
 from moonbed.component import SpecError, members
 from moonbed.diffusion.couplings import MinibatchOT, Pairs
@@ -19,11 +19,14 @@ from moonbed.diffusion.predictions import Velocity
 from moonbed.diffusion.regressions import Drawn, ExactMean, StableTarget
 from moonbed.diffusion.samplers import DDIM, Heun, Jump, Renoise, Sampler
 from moonbed.diffusion.schedules import Cosine, Linear
-from moonbed.experiments import Experiment, Store, Training, run
+from moonbed.experiments import Experiment, Store, Training, process, run
+from moonbed.experiments.engines import Progress
 from moonbed.experiments.evaluate import askable_of
 from moonbed.experiments.optimizers import AdamW
-from moonbed.experiments.run import Progress, denoiser_in, execute
-from moonbed.experiments.storage.store import StoreError
+from moonbed.experiments.run import execute
+from moonbed.experiments.storage.folder import StoreError
+from moonbed.experiments.storage.runs import load_checkpoint
+from moonbed.experiments.weights import denoiser_in
 from moonbed.metrics.model import KL, Girsanov
 from moonbed.metrics.two_sample import SlicedW1
 from moonbed.networks.embeddings import Fourier
@@ -53,13 +56,13 @@ BROKEN = TEACHER.replace(optimizer=AdamW(lr=1e30), steps=150, clip=None)
 @pytest.fixture
 def trained_ids(monkeypatch):
     """The ids of the trainings that were started, in this process."""
-    seen, real = [], RUN.advance
+    seen, real = [], process.advance
 
     def counted(trainings, *args):
         seen.extend(t.id for t in trainings)
         return real(trainings, *args)
 
-    monkeypatch.setattr(RUN, "advance", counted)
+    monkeypatch.setattr(process, "advance", counted)
     return seen
 
 
@@ -157,7 +160,7 @@ def test_a_student_that_was_cut_off_goes_on(tmp_path):
         if isinstance(event, Progress) and event.done == 200:
             break
     folder = Store(tmp_path / "cut").training(experiment.training)
-    assert folder.load_checkpoint()[1] == 200
+    assert load_checkpoint(folder)[1] == 200
     go(experiment, store=tmp_path / "cut")
     assert files(tmp_path / "cut") == files(tmp_path / "whole")
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small import RUN, files, tiny
+from small import files, tiny
 
 from moonbed.component import kinds, members
-from moonbed.experiments import PRESETS, Experiment, Store, run
+from moonbed.experiments import PRESETS, Experiment, Store, process, run
+from moonbed.experiments.device import choose_device
 from moonbed.experiments.presets import BUDGETS, PUBLISHED, Budget
-from moonbed.experiments.run import choose_device
 from moonbed.metrics.suites import SUITES
 from moonbed.metrics.two_sample import C2ST, Energy, SlicedW1
 from moonbed.report import figures
@@ -311,7 +311,7 @@ MISTAKES = [
 @pytest.mark.parametrize(("words", "said"), MISTAKES, ids=lambda v: " ".join(v)[:50] if isinstance(v, list) else "")
 def test_a_mistake_is_one_clear_line(moonbed, tmp_path, monkeypatch, words, said):
     (tmp_path / "file").write_text("not a folder")
-    monkeypatch.setattr(RUN, "advance", lambda *_: pytest.fail("trained before it looked"))
+    monkeypatch.setattr(process, "advance", lambda *_: pytest.fail("trained before it looked"))
     code, out, err = moonbed(*(word.format(tmp=tmp_path) if "{tmp}" in word else word for word in words))
     assert code == 2
     assert out == ""

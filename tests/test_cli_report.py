@@ -11,11 +11,11 @@ from small import tiny
 
 from moonbed import writing
 from moonbed.component import digest
-from moonbed.experiments import Experiment, Store, run
+from moonbed.experiments import Experiment, Store, process, run
 from moonbed.experiments.presets import BUDGETS, PRESETS, PUBLISHED, Budget, published
 from moonbed.experiments.rows import follow
 from moonbed.experiments.run import gather
-from moonbed.experiments.storage.store import Folder
+from moonbed.experiments.storage.folder import Folder
 from moonbed.experiments.stored import by_seed, finished, groups_of, name_of, questions, seedless, stored_rows
 from moonbed.metrics.suites import SUITES
 from moonbed.metrics.two_sample import SlicedW1
@@ -85,11 +85,10 @@ def test_report_json(moonbed, still, kept, tmp_path):
 
 def test_nothing_is_computed(moonbed, still, kept, monkeypatch):
     """Neither trained nor sampled nor measured: the store is as it was, but for what is only drawn of it."""
-    import importlib
 
     store, first, _ = kept
     for name in ("_train", "_sample", "_answer"):
-        monkeypatch.setattr(importlib.import_module("moonbed.experiments.run"), name, None)
+        monkeypatch.setattr(process, name, None)
     before = {p: p.stat().st_mtime_ns for p in store.root.rglob("metrics/*.json")}
     assert moonbed("report", first.id, "--store", store.root)[0] == 0
     assert {p: p.stat().st_mtime_ns for p in store.root.rglob("metrics/*.json")} == before

@@ -21,7 +21,7 @@ from moonbed.experiments.floors import save_floor
 from moonbed.experiments.selection import remedy, verify
 from moonbed.experiments.storage.collect import Wanted, collect
 from moonbed.experiments.storage.files import Stored
-from moonbed.experiments.storage.store import save_spec
+from moonbed.experiments.storage.runs import save_checkpoint, save_spec
 from moonbed.experiments.train import State, train
 
 PLAIN, OTHER, LOST = tiny(), tiny(training__seed=1), tiny(training__optimizer__lr=1e30, training__clip=None)
@@ -40,7 +40,7 @@ def kept(tmp_path_factory):
     state = State(CUT)
     next(train(CUT, state))
     save_spec(store.training(CUT), CUT)
-    store.training(CUT).save_checkpoint(*state.snapshot(), 0.25)
+    save_checkpoint(store.training(CUT), *state.snapshot(), 0.25)
     return store
 
 

@@ -10,8 +10,8 @@ from small import tiny
 from moonbed.component import SpecError
 from moonbed.experiments.compare import Comparison, compare, judge_difference, looks
 from moonbed.experiments.evaluate import Answer
+from moonbed.experiments.results import Result
 from moonbed.experiments.rows import Cell, Row
-from moonbed.experiments.run import Result
 from moonbed.metrics.density import NLL, Exploded
 from moonbed.metrics.neighbours import Precision
 from moonbed.metrics.significance import (

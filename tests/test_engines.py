@@ -21,8 +21,11 @@ from moonbed.diffusion.predictions import Velocity
 from moonbed.diffusion.samplers import Jump
 from moonbed.diffusion.schedules import Linear
 from moonbed.experiments import Store, run
-from moonbed.experiments.engines import Failure, Local, Ray, Slurm, Task, distant, engine_of
-from moonbed.experiments.run import Progress, Result, device_on, execute
+from moonbed.experiments.device import device_on
+from moonbed.experiments.engines import Failure, Local, Progress, Ray, Slurm, Task, distant, engine_of
+from moonbed.experiments.results import Result
+from moonbed.experiments.run import execute
+from moonbed.experiments.storage.runs import load_checkpoint, resumed
 
 ENDS = (".npy", ".safetensors", ".jsonl")
 
@@ -171,7 +174,7 @@ def test_jobs_leave_what_one_process_leaves_and_a_killed_one_goes_on(tmp_path, m
         stages[event.stage if isinstance(event, Progress) else "result"] += 1
         results += [event] if isinstance(event, Result) else []
         mine = isinstance(event, Progress) and event.stage == "train" and group and group[0].training == first
-        if mine and not killed and store.training(first).resumed() == [] and store.training(first).load_checkpoint():
+        if mine and not killed and resumed(store.training(first)) == [] and load_checkpoint(store.training(first)):
             killed = _kill_holder(store.training(first).path / ".lock")
     assert killed
     assert sorted(r.experiment.training.seed for r in results) == [0, 1, 2]

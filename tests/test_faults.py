@@ -32,7 +32,7 @@ pytestmark = [
 
 DRIVER = """
 import importlib, sys
-importlib.import_module("moonbed.experiments.run").CHECKPOINT_SECONDS = 0.0
+importlib.import_module("moonbed.experiments.session").CHECKPOINT_SECONDS = 0.0
 from moonbed.cli import main
 if __name__ == "__main__":
     main(sys.argv[1:])

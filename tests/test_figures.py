@@ -15,8 +15,8 @@ from moonbed.experiments.anatomy import PARTS, Anatomy, Part, load_anatomy, save
 from moonbed.experiments.compare import Comparison, Difference
 from moonbed.experiments.fields import Field
 from moonbed.experiments.lossfloor import LossFloor
+from moonbed.experiments.results import Result
 from moonbed.experiments.rows import Cell, Row
-from moonbed.experiments.run import Result
 from moonbed.experiments.storage.store import Store
 from moonbed.experiments.sweeps import evaluations, sampler_name
 from moonbed.metrics.detection import N50

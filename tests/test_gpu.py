@@ -9,8 +9,8 @@ import torch
 from small import METRICS, tiny
 
 from moonbed.experiments import Store, run
+from moonbed.experiments.device import choose_device
 from moonbed.experiments.optimizers import Muon
-from moonbed.experiments.run import choose_device
 from moonbed.experiments.together import advance
 from moonbed.experiments.train import State, train
 from moonbed.networks.residual import Residual

@@ -27,8 +27,9 @@ from moonbed.component import LONGEST, SpecError, parse_overrides, shown
 from moonbed.experiments import PRESETS, Store, Training, run
 from moonbed.experiments.evaluate import stored_samples
 from moonbed.experiments.rows import rows
-from moonbed.experiments.run import trained
-from moonbed.experiments.storage.store import Folder, StoreError
+from moonbed.experiments.storage.folder import Folder, StoreError
+from moonbed.experiments.storage.runs import load_checkpoint, log_of
+from moonbed.experiments.weights import trained
 from moonbed.points import PointsError, read_points
 from moonbed.report import figures, tables
 from moonbed.report.boards import order_markdown
@@ -194,7 +195,7 @@ def test_a_checkpoint_is_a_file_of_its_folder(tmp_path, name):
     pointer = {"file": name, "sha256": "0" * 64, "step": 1, "log": [], "seconds": 0.0}
     folder.write_json("checkpoint.json", pointer)
     with pytest.raises(StoreError, match="is damaged"):
-        folder.load_checkpoint()
+        load_checkpoint(folder)
 
 
 @pytest.mark.parametrize("prefix", ["", "..", "/", "*", "**", "a/b", "[a", "\x00", "/etc"])
@@ -274,7 +275,7 @@ def test_weights_are_those_of_their_network(results, tmp_path):
 def test_a_log_is_lines_of_numbers(results, tmp_path, text):
     store = swapped(results, tmp_path, "log.jsonl", text)
     with pytest.raises(StoreError, match=r"log\.jsonl"):
-        store.training(EXPERIMENT.training).log()
+        log_of(store.training(EXPERIMENT.training))
 
 
 def test_a_small_file_holds_no_large_table(tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from moonbed.component import SpecError
 from moonbed.experiments import Store, StoreError
 from moonbed.experiments.listing import listed
 from moonbed.experiments.storage.index import NAME, Index, moved
-from moonbed.experiments.storage.store import save_spec
+from moonbed.experiments.storage.runs import save_spec
 from moonbed.experiments.stored import finished, groups_of, name_of, seedless
 from moonbed.metrics.two_sample import C2ST, Energy, SlicedW1
 

@@ -14,7 +14,7 @@ from moonbed.component import discover
 SRC = Path(moonbed.__file__).parent
 GROUND = {"component", "rng", "points", "signals", "_lazy", "_shown"}
 PILLARS = {"targets", "networks", "diffusion", "metrics"}
-TRAINING = {"experiments.train", "experiments.run", "experiments.engines"}
+TRAINING = {f"experiments.{name}" for name in ("train", "session", "process", "run", "engines")}
 
 ALLOWED = {
     "component": {"_lazy", "_shown"},

@@ -16,8 +16,9 @@ from moonbed.diffusion.samplers import DDIM, RK45, DPMSolver2M, Heun, Jump, Reno
 from moonbed.diffusion.schedules import VE, Linear
 from moonbed.experiments import Experiment
 from moonbed.experiments.evaluate import denoiser_of, exact_of
-from moonbed.experiments.run import denoiser_in, run
+from moonbed.experiments.run import run
 from moonbed.experiments.storage.store import Store
+from moonbed.experiments.weights import denoiser_in
 from moonbed.live import Document, document
 from moonbed.live.fakes import states
 from moonbed.live.laws import Unknown, describe, parts

@@ -23,7 +23,7 @@ from moonbed.component import SpecError
 from moonbed.experiments.anatomy import Anatomy
 from moonbed.experiments.compare import Comparison
 from moonbed.experiments.rows import Rows
-from moonbed.experiments.storage.store import StoreError
+from moonbed.experiments.storage.folder import StoreError
 from moonbed.report import progress
 from moonbed.targets.curves import TwoMoons
 
@@ -197,7 +197,7 @@ def test_a_script_is_not_talked_to(capsys):
 
 
 def progress_event(done=1):
-    from moonbed.experiments.run import Progress
+    from moonbed.experiments.engines import Progress
 
     return Progress("train", done, 10, "loss 1")
 

@@ -14,8 +14,8 @@ from moonbed.diffusion.samplers import DDIM
 from moonbed.experiments.compare import judge_difference
 from moonbed.experiments.differences import between_experiments, differing, short
 from moonbed.experiments.presets import PRESETS
+from moonbed.experiments.results import Result
 from moonbed.experiments.rows import Cell, Row
-from moonbed.experiments.run import Result
 from moonbed.metrics.significance import Floor
 from moonbed.metrics.two_sample import C2ST, Energy, SlicedW1
 from moonbed.networks.mlp import MLP

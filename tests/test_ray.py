@@ -14,11 +14,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from small import METRICS, RUN, files, usual_signals
+from small import METRICS, files, usual_signals
 
 from moonbed.component import _REGISTRY
 from moonbed.diffusion import Sampler
-from moonbed.experiments import Store
+from moonbed.experiments import Store, session
 from moonbed.experiments.plugins import experiments_in
 from moonbed.experiments.run import execute
 
@@ -38,7 +38,7 @@ from moonbed.diffusion import Sampler
 from moonbed.experiments import PRESETS
 from moonbed.networks.mlp import MLP
 
-importlib.import_module("moonbed.experiments.run").CHECKPOINT_SECONDS = 0.1
+importlib.import_module("moonbed.experiments.session").CHECKPOINT_SECONDS = 0.1
 
 
 class RayHop(Sampler):
@@ -57,7 +57,9 @@ import sys
 
 from moonbed.experiments.engines import Ray
 from moonbed.experiments.plugins import experiments_in
-from moonbed.experiments.run import Progress, Result, execute
+from moonbed.experiments.engines import Progress
+from moonbed.experiments.results import Result
+from moonbed.experiments.run import execute
 from moonbed.experiments.storage.store import Store
 from moonbed.metrics.two_sample import SlicedW1
 
@@ -102,9 +104,9 @@ def file(tmp_path_factory):
 @pytest.fixture(scope="module")
 def experiments(file):
     """What the file defines; this process forgets it afterwards."""
-    pause = RUN.CHECKPOINT_SECONDS
+    pause = session.CHECKPOINT_SECONDS
     yield list(experiments_in(file).values())
-    RUN.CHECKPOINT_SECONDS = pause
+    session.CHECKPOINT_SECONDS = pause
     _REGISTRY[Sampler].pop("RayHop")
 
 
@@ -260,7 +262,8 @@ from moonbed.diffusion.samplers import Heun, Jump
 from moonbed.diffusion.schedules import Linear
 from moonbed.experiments import PRESETS, Store
 from moonbed.experiments.engines import engine_of
-from moonbed.experiments.run import Failure, execute
+from moonbed.experiments.engines import Failure
+from moonbed.experiments.run import execute
 
 
 def work(folder, engine, jobs):

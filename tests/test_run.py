@@ -10,21 +10,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small import METRICS, RUN, files, names_in, tiny
+from small import METRICS, files, names_in, tiny
 
 import moonbed
 from moonbed.calls import measure
 from moonbed.component import SpecError
 from moonbed.diffusion.samplers import DDIM, Heun
-from moonbed.experiments import Experiment, Store, StoreError, run
-from moonbed.experiments.engines import Failure, Local, Task, base
+from moonbed.experiments import Experiment, Store, StoreError, process, run, session
+from moonbed.experiments.device import choose_device
+from moonbed.experiments.engines import Failure, Local, Progress, Task, base
 from moonbed.experiments.evaluate import exploded, reference
 from moonbed.experiments.floors import draw_floors, floor_name, load_floor, null_draw, save_floor
 from moonbed.experiments.optimizers import AdamW
 from moonbed.experiments.plugins import experiments_in
+from moonbed.experiments.results import Result
 from moonbed.experiments.rows import follow, rows
-from moonbed.experiments.run import Progress, Result, choose_device, execute, suite
-from moonbed.experiments.storage.store import Folder
+from moonbed.experiments.run import execute, suite
+from moonbed.experiments.storage.runs import load_checkpoint
 from moonbed.metrics import Evaluation, Metric
 from moonbed.metrics.two_sample import MMD, Energy, SlicedW1
 from moonbed.rng import Rng
@@ -44,13 +46,13 @@ def calls(monkeypatch):
     """How often training, sampling and metrics were started."""
     count = {"train": 0, "generate": 0}
     for name, inner in (("train", "advance"), ("generate", "generate")):
-        real = getattr(RUN, inner)
+        real = getattr(process, inner)
 
         def counted(*args, real=real, name=name):
             count[name] += 1
             return real(*args)
 
-        monkeypatch.setattr(RUN, inner, counted)
+        monkeypatch.setattr(process, inner, counted)
     return count
 
 
@@ -160,7 +162,7 @@ def test_a_training_that_was_cut_off_goes_on_to_the_same_bits(tmp_path, monkeypa
             break  # closes the generators: what Ctrl-C does between two blocks
     folder = cut.training(experiment.training)
     assert steps == [100, 200]
-    assert folder.load_checkpoint()[1] == 200
+    assert load_checkpoint(folder)[1] == 200
     again = [e for _, e in execute([experiment], METRICS, cut, "cpu")]
     assert [e.done for e in again if isinstance(e, Progress) and e.stage == "train"] == [300]
     assert files(cut.root) == files(whole.root)
@@ -187,19 +189,19 @@ def test_an_interrupt_in_the_middle_of_a_block_keeps_a_state_that_resumes_identi
         patch.setattr(Denoising, "loss", loss)
         with pytest.raises(KeyboardInterrupt):
             go(experiment, tmp_path / "cut")
-    kept = Store(tmp_path / "cut").training(experiment.training).load_checkpoint()
+    kept = load_checkpoint(Store(tmp_path / "cut").training(experiment.training))
     assert (kept and kept[1]) == ((at // 100 * 100) or None)
     go(experiment, tmp_path / "cut")
     assert files(tmp_path / "cut") == files(tmp_path / "whole")
 
 
 def test_checkpoints_are_written_while_it_trains(tmp_path, monkeypatch):
-    monkeypatch.setattr(RUN, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(session, "CHECKPOINT_SECONDS", 0.0)
     experiment = tiny(training__steps=300, n=20)
     folder, seen = Store(tmp_path).training(experiment.training), []
     for _, event in execute([experiment], METRICS, Store(tmp_path), "cpu"):
         if isinstance(event, Progress) and event.stage == "train" and event.done < 300:
-            _, step, log, seconds = folder.load_checkpoint()
+            _, step, log, seconds = load_checkpoint(folder)
             seen.append((step, len(log)))
             assert seconds > 0
             assert len(list(folder.path.glob("checkpoint-*"))) == 1
@@ -209,16 +211,16 @@ def test_checkpoints_are_written_while_it_trains(tmp_path, monkeypatch):
 
 def test_what_takes_long_to_save_is_saved_less_often(tmp_path, monkeypatch):
     """At most a fiftieth of the time is spent on it."""
-    monkeypatch.setattr(RUN, "CHECKPOINT_SECONDS", 0.1)
+    monkeypatch.setattr(session, "CHECKPOINT_SECONDS", 0.1)
     training = tiny(training__steps=300, n=20).training
-    session = RUN._Session(Store(tmp_path).training(training), training, "cpu", None)
-    assert session._pause == 0.1
-    session.state.log.append({"step": 0, "loss": 1.0})
-    session.block()
-    real = Folder.save_checkpoint
-    monkeypatch.setattr(Folder, "save_checkpoint", lambda *given: (time.sleep(0.1), real(*given)))
-    session.keep()
-    assert session._pause >= 0.1 * 0.1 / 0.02
+    under_way = session.Session(Store(tmp_path).training(training), training, "cpu", None)
+    assert under_way._pause == 0.1
+    under_way.state.log.append({"step": 0, "loss": 1.0})
+    under_way.block()
+    real = session.save_checkpoint
+    monkeypatch.setattr(session, "save_checkpoint", lambda *given: (time.sleep(0.1), real(*given)))
+    under_way.keep()
+    assert under_way._pause >= 0.1 * 0.1 / 0.02
 
 
 # What goes wrong
@@ -250,7 +252,7 @@ def sampling(monkeypatch, change):
         change(x)
         yield x
 
-    monkeypatch.setattr(RUN, "generate", generate)
+    monkeypatch.setattr(process, "generate", generate)
 
 
 def test_exploding_samples_are_counted_and_the_values_say_so(tmp_path, monkeypatch):

@@ -17,10 +17,10 @@ from small import METRICS, TINY, files, tiny
 from moonbed.component import SpecError
 from moonbed.experiments import PRESETS, Store, StoreError, run
 from moonbed.experiments._study import Study
-from moonbed.experiments.engines import Local
-from moonbed.experiments.run import Progress
+from moonbed.experiments.engines import Local, Progress
 from moonbed.experiments.search import FRESH, Searched, _alone, _place, choices, find_search, search
 from moonbed.experiments.spaces import Choice, Float, Int, Pruning, Search, Space
+from moonbed.experiments.storage.runs import load_checkpoint
 from moonbed.experiments.stored import finished
 
 OVER = {"training.optimizer.lr": "1e-3..1e-1:log", "training.prediction": "Epsilon,V"}
@@ -248,7 +248,7 @@ def test_a_pruned_training_stops_early_and_can_be_taken_up(tmp_path):
     inside = Store(Path(result.folder) / "runs")
     experiment = what.base.replace(**pruned[0].changes)
     assert inside.training(experiment.training).record() is None
-    assert inside.training(experiment.training).load_checkpoint()[1] == 100
+    assert load_checkpoint(inside.training(experiment.training))[1] == 100
     for store in (inside, Store(tmp_path / "plain")):
         run(experiment, metrics=METRICS, store=store, device="cpu")
     ends = (".safetensors", ".npy")

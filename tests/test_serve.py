@@ -19,14 +19,15 @@ from pathlib import Path
 import pytest
 import torch
 from browser import watched
-from small import METRICS, RUN, tiny, usual_signals
+from small import METRICS, tiny, usual_signals
 
 from moonbed.component import SpecError
 from moonbed.diffusion.density import MaximumLikelihood
-from moonbed.experiments import PRESETS, Store, Training, run
+from moonbed.experiments import PRESETS, Store, Training, run, session
 from moonbed.experiments.floors import save_floor
 from moonbed.experiments.presets import published
-from moonbed.experiments.storage.store import Folder, save_spec
+from moonbed.experiments.storage.folder import Folder
+from moonbed.experiments.storage.runs import save_checkpoint, save_spec
 from moonbed.experiments.train import State, train
 from moonbed.networks.flow import SplineFlow
 from moonbed.networks.residual import Residual
@@ -63,7 +64,7 @@ def store(tmp_path_factory):
     next(train(CUT.training, state))
     folder = store.training(CUT.training)
     save_spec(folder, CUT.training)
-    folder.save_checkpoint(*state.snapshot(), 0.25)
+    save_checkpoint(folder, *state.snapshot(), 0.25)
     damaged = tiny(training__steps=300, training__seed=4).training
     save_spec(store.training(damaged), damaged)
     (store.training(damaged).path / "record.json").write_text('{"status": "done", "step": 1}')
@@ -236,7 +237,7 @@ def test_the_model_of_a_checkpoint_is_what_training_would_sample_with(tmp_path):
     save_spec(folder, training)
     assert Models(store).live(folder)["reason"].startswith("No checkpoint yet")
     next(train(training, state))
-    folder.save_checkpoint(*state.snapshot(), 0.1)
+    save_checkpoint(folder, *state.snapshot(), 0.1)
     weights, step = weights_of(folder, training, None)
     wanted = state.weights_for_sampling()
     assert step == 100
@@ -256,7 +257,7 @@ def test_the_model_of_a_checkpoint_is_what_training_would_sample_with(tmp_path):
     )
     folder = store.training(density)
     save_spec(folder, density)
-    folder.save_checkpoint(*State(density).snapshot(), 0.1)
+    save_checkpoint(folder, *State(density).snapshot(), 0.1)
     drawn = models.live(folder)
     assert (drawn["document"], drawn["samples"]["sampler"], drawn["samples"]["dim"]) == (None, "Draw", 2)
     assert "density" in drawn["reason"]
@@ -423,7 +424,7 @@ def test_a_training_is_seen_while_it_runs(tmp_path, monkeypatch):
             reached.set()
             assert go_on.acquire(timeout=60)
 
-    monkeypatch.setattr(RUN, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(session, "CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr("moonbed.experiments.together.train", slowly)
     experiment = tiny(training__steps=400, training__seed=11, n=40)
     store, key = Store(tmp_path), experiment.training.id
@@ -453,7 +454,7 @@ def test_a_training_is_seen_while_it_runs(tmp_path, monkeypatch):
 
 SAVING_OFTEN = """
 import importlib, sys
-importlib.import_module("moonbed.experiments.run").CHECKPOINT_SECONDS = 0.1
+importlib.import_module("moonbed.experiments.session").CHECKPOINT_SECONDS = 0.1
 from moonbed.cli import main
 main(sys.argv[1:])
 """

@@ -13,12 +13,21 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small import METRICS, RUN, files, names_in, tiny
+from small import METRICS, files, names_in, tiny
 
-from moonbed.experiments import Experiment, Store, StoreError, Training, run
+from moonbed.experiments import Experiment, Store, StoreError, Training, process, run
 from moonbed.experiments.floors import floor_name, load_floor, save_floor
+from moonbed.experiments.storage.folder import Folder
+from moonbed.experiments.storage.runs import (
+    drop_checkpoint,
+    load_checkpoint,
+    load_spec,
+    save_checkpoint,
+    save_spec,
+    verify_done,
+    verify_run,
+)
 from moonbed.experiments.storage.seals import sealed
-from moonbed.experiments.storage.store import Folder, load_spec, save_spec, verify_done
 
 SMALL = tiny(training__steps=60, n=20)
 
@@ -107,7 +116,7 @@ def test_a_death_while_writing_leaves_what_was_there_and_a_file_that_is_swept(tm
     assert len(names_in(folder.path)) == 2
     assert folder.record() == {"status": "done", "a": 1, "files": {}}
     assert Store(tmp_path).runs() == []
-    folder.verify()
+    verify_run(folder)
     (folder.path / ".lock").touch()
     folder.write("samples.npy", b"x")
     folder.sweep()
@@ -132,19 +141,19 @@ def test_the_record_is_written_last(tmp_path, monkeypatch):
 
 def test_the_pointer_is_written_after_the_checkpoint(tmp_path, monkeypatch):
     folder = Folder(tmp_path)
-    folder.save_checkpoint({"w": torch.ones(3)}, 100, [{"step": 100, "loss": 0.5}], 1.0)
+    save_checkpoint(folder, {"w": torch.ones(3)}, 100, [{"step": 100, "loss": 0.5}], 1.0)
     with monkeypatch.context() as patch:
         patch.setattr(Folder, "write_json", lambda *_: (_ for _ in ()).throw(StoreError("full")))
         with pytest.raises(StoreError):
-            folder.save_checkpoint({"w": torch.zeros(3)}, 200, [], 2.0)
-    tensors, step, log, seconds = folder.load_checkpoint()
+            save_checkpoint(folder, {"w": torch.zeros(3)}, 200, [], 2.0)
+    tensors, step, log, seconds = load_checkpoint(folder)
     assert torch.equal(tensors["w"], torch.ones(3))
     assert (step, log, seconds) == (100, [{"step": 100, "loss": 0.5}], 1.0)
-    folder.save_checkpoint({"w": torch.zeros(3)}, 300, [], 3.0)
+    save_checkpoint(folder, {"w": torch.zeros(3)}, 300, [], 3.0)
     assert names_in(tmp_path) == ["checkpoint-300.safetensors", "checkpoint.json"]
-    folder.drop_checkpoint()
+    drop_checkpoint(folder)
     assert names_in(tmp_path) == []
-    assert folder.load_checkpoint() is None
+    assert load_checkpoint(folder) is None
 
 
 def test_json_keeps_numbers_that_are_not_finite(tmp_path):
@@ -169,7 +178,7 @@ def kept(tmp_path_factory):
 
     state = State(SMALL.training)
     next(train(SMALL.training, state))
-    Folder(store.root / "cut").save_checkpoint(*state.snapshot(), 0.25)
+    save_checkpoint(Folder(store.root / "cut"), *state.snapshot(), 0.25)
     return store
 
 
@@ -182,7 +191,7 @@ def read_floor(store):
 
 
 def read_checkpoint(store):
-    Folder(store.root / "cut").load_checkpoint()
+    load_checkpoint(Folder(store.root / "cut"))
 
 
 TRAINED, SAMPLED = SMALL.training.id, f"{SMALL.training.id}/{SMALL.id}"
@@ -287,7 +296,7 @@ def test_a_whole_file_of_another_place_is_named(kept, tmp_path):
     other = store.folder(SMALL.training.id, "another")
     other.write(name, folder.read(name))
     with pytest.raises(StoreError, match=f"not of this place but of {SMALL.id}/{name}"):
-        other.verify()
+        verify_run(other)
     old = json.loads(folder.read(name))
     del old["seal"], old["place"]
     other.write(name, sealed(old))
@@ -311,7 +320,7 @@ def test_a_configuration_that_is_gone_is_named_and_written_again(kept, tmp_path)
         before = folder.read(name)
         folder.remove(name)
         with pytest.raises(StoreError, match=f"{name} is missing"):
-            folder.verify()
+            verify_run(folder)
         verify_done(folder, SMALL.training if name == "training.json" else SMALL)
         assert folder.read(name) == before
 
@@ -322,7 +331,7 @@ def test_a_configuration_that_is_gone_is_named_and_written_again(kept, tmp_path)
 @pytest.mark.parametrize("root", ["/dev/null/x", "/proc/moonbed", "{tmp}/file", "{tmp}/file/below"])
 def test_a_folder_that_cannot_be_written(tmp_path, root, monkeypatch):
     (tmp_path / "file").write_text("not a folder")
-    monkeypatch.setattr(RUN, "advance", lambda *_: pytest.fail("trained before it looked"))
+    monkeypatch.setattr(process, "advance", lambda *_: pytest.fail("trained before it looked"))
     with pytest.raises(StoreError, match="cannot write") as error:
         run(SMALL, metrics=METRICS, store=root.format(tmp=tmp_path), device="cpu")
     assert root.format(tmp=tmp_path) in str(error.value)

@@ -6,14 +6,15 @@ import json
 import warnings
 
 import pytest
-from small import METRICS, RUN, TINY, tiny
+from small import METRICS, TINY, tiny
 
 import moonbed as package
 from moonbed.component import SpecError
-from moonbed.experiments import PRESETS, Store, run
-from moonbed.experiments.engines import Local
+from moonbed.experiments import PRESETS, Store, process, run
+from moonbed.experiments.engines import Local, Progress
 from moonbed.experiments.grid import varied
-from moonbed.experiments.run import Progress, Result, execute
+from moonbed.experiments.results import Result
+from moonbed.experiments.run import execute
 from moonbed.experiments.spec import grouped
 
 CHEAP = ["--metrics", "SlicedW1", "--draws", "2", "--device", "cpu"]
@@ -131,14 +132,14 @@ def test_one_that_diverges_does_not_stop_the_others(moonbed, tmp_path):
 
 
 def test_one_that_fails_does_not_stop_the_others(tmp_path, monkeypatch):
-    whole, lost = RUN.evaluate, tiny(training__seed=1)
+    whole, lost = process.evaluate, tiny(training__seed=1)
 
     def evaluate(experiment, *args):
         if experiment == lost:
             raise OSError("no room")
         yield from whole(experiment, *args)
 
-    monkeypatch.setattr(RUN, "evaluate", evaluate)
+    monkeypatch.setattr(process, "evaluate", evaluate)
     events = list(execute([lost, tiny()], METRICS, Store(tmp_path), "cpu", draws=1))
     assert [e.experiment.id for _, e in events if isinstance(e, Result)] == [tiny().id]
     assert [group[0].id for group, e in events if type(e).__name__ == "Failure"] == [lost.id]
@@ -156,8 +157,8 @@ def test_many_rows_have_a_line_each(tmp_path):
     from rich.console import Console
 
     from moonbed.experiments.evaluate import Answer
+    from moonbed.experiments.results import Result
     from moonbed.experiments.rows import rows
-    from moonbed.experiments.run import Result
     from moonbed.report.tables import to_terminal
 
     wanted = package.grid(tiny(), **{"training.optimizer.lr": [1e-4, 1e-3, 1e-2], "sampler.steps": list(range(2, 22))})

@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 from small import tiny
 
+from moonbed.experiments.results import Result
 from moonbed.experiments.rows import Cell, Row
-from moonbed.experiments.run import Result
 from moonbed.metrics.significance import Floor
 from moonbed.metrics.two_sample import C2ST, SlicedW1
 from moonbed.report import tables

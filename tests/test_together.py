@@ -6,13 +6,14 @@ import json
 
 import pytest
 import torch
-from small import RUN, finished, tiny
+from small import finished, tiny
 
 from moonbed.diffusion.predictions import V
 from moonbed.diffusion.schedules import Trigonometric
-from moonbed.experiments import Store
+from moonbed.experiments import Store, planning, process
+from moonbed.experiments.engines import Progress
 from moonbed.experiments.optimizers import AdamW, Muon, WarmupCosine
-from moonbed.experiments.run import Progress, execute
+from moonbed.experiments.run import execute
 from moonbed.experiments.together import advance, pays, shape
 from moonbed.experiments.train import State
 from moonbed.networks.residual import Residual
@@ -130,8 +131,8 @@ def test_a_run_uses_it_where_it_pays(tmp_path, monkeypatch):
         sizes.append(len(trainings))
         return real(trainings, states, ahead)
 
-    monkeypatch.setattr(RUN, "advance", counted)
-    monkeypatch.setattr(RUN, "pays", lambda training, device: True)
+    monkeypatch.setattr(process, "advance", counted)
+    monkeypatch.setattr(planning, "pays", lambda training, device: True)
     events = list(execute(experiments, (), Store(tmp_path / "together"), "cpu"))
     assert sizes == [3]
     trained = [

@@ -16,7 +16,9 @@ from small import METRICS, TINY, only_here, tiny
 from moonbed.component import SpecError
 from moonbed.experiments import Store, run
 from moonbed.experiments.engines import Local, Progress
-from moonbed.experiments.run import Result, execute
+from moonbed.experiments.results import Result
+from moonbed.experiments.run import execute
+from moonbed.experiments.storage.runs import log_of
 from moonbed.experiments.tools import MLflow, TensorBoard, WandB
 from moonbed.experiments.trackers import Log, Run, Tracker, tracked
 
@@ -67,7 +69,7 @@ def told(folder: Path, key: str) -> list[dict]:
 
 
 def curve(store: Store, experiment) -> list[tuple[int, float]]:
-    return store.training(experiment.training).log()
+    return log_of(store.training(experiment.training))
 
 
 def follow(experiments, store, trackers, engine=None, draws=2) -> Iterator:

@@ -12,7 +12,8 @@ from small import files, tiny
 
 from moonbed.experiments import Store, StoreError, run
 from moonbed.experiments.storage import places
-from moonbed.experiments.storage.store import Folder, addressed
+from moonbed.experiments.storage.folder import Folder, addressed
+from moonbed.experiments.storage.runs import verify_run
 from moonbed.metrics.two_sample import SlicedW1
 
 EXPERIMENT = tiny(training__steps=60, n=20)
@@ -58,19 +59,18 @@ for k in range(40):
 """
 
 TRAINING = """
-import importlib
 from diffusers import DDPMScheduler
 from diffusers.models import embeddings
 from small import tiny
 from moonbed.metrics.two_sample import SlicedW1
-training = importlib.import_module("moonbed.experiments.run")
+from moonbed.experiments import process
 """
 """What a training imports, once for all of them."""
 
 RUN = """
-real = training.generate
 if kind != "locks":  # as on a machine with other last bits
-    training.generate = lambda *a, **k: (x + 1e-6 * number for x in real(*a, **k))
+    real = process.generate
+    process.generate = lambda *a, **k: (x + 1e-6 * number for x in real(*a, **k))
 experiment = tiny(training__steps=60, n=20)
 (found,) = run(experiment, metrics=(SlicedW1(directions=16),), store=store, device="cpu")
 os.write(1, f"{found.status} ".encode())  # in one piece
@@ -119,8 +119,8 @@ def test_drivers_that_complete_the_same_run(tmp_path, kind):
     assert processes(TRAINING + FORK + RUN, kind, root, range(3)) == "done " * 3
     store = Store(root)
     folder, training = store.experiment(EXPERIMENT), store.training(EXPERIMENT.training)
-    folder.verify()
-    training.verify()
+    verify_run(folder)
+    verify_run(training)
     samples = folder.file("samples.npy")
     (found,) = run(EXPERIMENT, metrics=METRICS, store=store, device="cpu")
     assert found.status == "done"

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from moonbed.experiments import anatomy as budgets
 from moonbed.experiments import compare as comparisons
-from moonbed.experiments.engines import Engine, engine_of
+from moonbed.experiments.engines import Engine, Failure, Progress, engine_of
 from moonbed.experiments.named import find_experiment
 from moonbed.experiments.presets import PRESETS
 from moonbed.experiments.rows import DRAWS, Row, Rows, follow, rows
-from moonbed.experiments.run import Failure, Progress, gather, suite
+from moonbed.experiments.run import gather, suite
 from moonbed.experiments.spec import Experiment
-from moonbed.experiments.storage.store import Store, StoreError
+from moonbed.experiments.storage.folder import StoreError
+from moonbed.experiments.storage.store import Store
 from moonbed.experiments.trackers import Tracker
 from moonbed.metrics import Metric
 from moonbed.writing import write_page

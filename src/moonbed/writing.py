@@ -13,7 +13,8 @@ from moonbed.experiments.engines import Failure, Local, Task
 from moonbed.experiments.lossfloor import loss_floor
 from moonbed.experiments.plugins import files_of
 from moonbed.experiments.spec import Experiment
-from moonbed.experiments.storage.store import Folder, Store
+from moonbed.experiments.storage.folder import Folder
+from moonbed.experiments.storage.store import Store
 from moonbed.live import document
 
 if TYPE_CHECKING:

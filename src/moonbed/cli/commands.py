@@ -276,7 +276,9 @@ def show(name: str, /, *, store: StoreOption = STORE, json: JsonOption = False) 
         moonbed show 5bf198d9 --json
     """
     from moonbed.experiments.presets import PRESETS
-    from moonbed.experiments.storage.store import Store, StoreError, load_spec
+    from moonbed.experiments.storage.folder import StoreError
+    from moonbed.experiments.storage.runs import load_spec, verify_run
+    from moonbed.experiments.storage.store import Store
 
     if name in PRESETS:
         return show_component(PRESETS[name], {}, json)
@@ -292,7 +294,7 @@ def show(name: str, /, *, store: StoreOption = STORE, json: JsonOption = False) 
             [("", f"{name!r} is the beginning of {len(hits)} ids: {', '.join(f.path.name for _, f in hits)}")]
         )
     kind_name, folder = hits[0]
-    folder.verify()
+    verify_run(folder)
     try:
         component: Component = load_spec(folder, all_kinds()[kind_name])
     except StoreError as error:

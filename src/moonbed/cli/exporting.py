@@ -79,7 +79,7 @@ def export(
 def _results(runs: Sequence[str], out: Path, unfinished: bool, force: bool, store: str, json: bool, quiet: bool) -> int:
     """Write an archive of runs, and say what is in it."""
     from moonbed.component import SpecError
-    from moonbed.experiments.run import Progress
+    from moonbed.experiments.engines import Progress
     from moonbed.experiments.selection import Selection, select
     from moonbed.experiments.storage.archive import write_archive
     from moonbed.experiments.storage.files import Stored

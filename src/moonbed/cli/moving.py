@@ -180,7 +180,7 @@ def verify(
         moonbed verify --json --store other/runs
     """
     from moonbed.component import SpecError
-    from moonbed.experiments.run import Progress
+    from moonbed.experiments.engines import Progress
     from moonbed.experiments.selection import remedy
     from moonbed.experiments.selection import verify as look
     from moonbed.experiments.storage.contents import in_a_line

@@ -14,8 +14,9 @@ from moonbed._shown import printable
 from moonbed.component import Component, SpecError
 
 if TYPE_CHECKING:
+    from moonbed.experiments.engines import Failure, Progress
+    from moonbed.experiments.results import Result
     from moonbed.experiments.rows import Row
-    from moonbed.experiments.run import Failure, Progress, Result
 
 
 def say(text: str) -> None:
@@ -115,7 +116,7 @@ def print_table(table: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all; `StoreError` where it cannot be written."""
-    from moonbed.experiments.storage.store import Folder
+    from moonbed.experiments.storage.folder import Folder
 
     Folder(path.parent).write(path.name, text.encode())
 
@@ -177,7 +178,8 @@ def follow_runs(
     events: Iterable[tuple[str, Progress | Result | Failure]], quiet: bool
 ) -> tuple[dict[str, Result], list[tuple[str, Failure]]]:
     """Show the progress of a job; gather its results by experiment id, and its failures."""
-    from moonbed.experiments.run import Failure, Result
+    from moonbed.experiments.engines import Failure
+    from moonbed.experiments.results import Result
     from moonbed.report.progress import Bars
 
     results: dict[str, Result] = {}
@@ -195,7 +197,7 @@ def follow_runs(
 
 def last(events: Iterable[tuple[str, Any]], quiet: bool) -> tuple[Any, list[tuple[str, Failure]]]:
     """Show the progress of a job that ends with what was wanted; that, None where it failed, and the failures."""
-    from moonbed.experiments.run import Failure, Progress
+    from moonbed.experiments.engines import Failure, Progress
     from moonbed.report.progress import Bars
 
     found, failures = None, []

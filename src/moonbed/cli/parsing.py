@@ -135,7 +135,7 @@ def beside(store: str, name: str) -> Path:
 
 def check_writable(out: Path) -> None:
     """`StoreError` now, for a folder that cannot be written."""
-    from moonbed.experiments.storage.store import Folder
+    from moonbed.experiments.storage.folder import Folder
 
     Folder(out).write(".probe", b"")
     (out / ".probe").unlink(missing_ok=True)

@@ -190,7 +190,7 @@ def _animations(rows: Sequence[Row], store: Store, kind: str, out: Path, quiet: 
     """Write an animation of each row: whole, at the end, or not at all."""
     from moonbed.experiments.evaluate import reference
     from moonbed.experiments.motion import states
-    from moonbed.experiments.storage.store import Folder
+    from moonbed.experiments.storage.folder import Folder
     from moonbed.report.figures import animation
 
     for row in [row for row in rows if row.done and _plane(_first(row))]:
@@ -224,7 +224,7 @@ def _plane(experiment: Experiment) -> bool:
 
 def _followed(name: str, events: Iterator[Any], total: int, quiet: bool) -> Iterator[Any]:
     """Pass events on, and show on standard error how many of about `total` there were."""
-    from moonbed.experiments.run import Progress
+    from moonbed.experiments.engines import Progress
     from moonbed.report.progress import Bars
 
     with Bars(quiet) as bars:

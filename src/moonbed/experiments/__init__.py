@@ -4,7 +4,8 @@ from moonbed.component import discover
 from moonbed.experiments.presets import PRESETS
 from moonbed.experiments.run import run
 from moonbed.experiments.spec import Averaging, Experiment, Optimizer, Training
-from moonbed.experiments.storage.store import Store, StoreError
+from moonbed.experiments.storage.folder import StoreError
+from moonbed.experiments.storage.store import Store
 
 __all__ = ["PRESETS", "Averaging", "Experiment", "Optimizer", "Store", "StoreError", "Training", "run"]
 

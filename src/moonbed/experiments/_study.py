@@ -28,7 +28,7 @@ from optuna.storages.journal import BaseJournalBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from moonbed.experiments.spaces import Choice, Float, Int, Search, Space
-from moonbed.experiments.storage.store import Folder, StoreError
+from moonbed.experiments.storage.folder import Folder, StoreError
 from moonbed.rng import Rng
 
 JOURNAL = "journal.log"

@@ -28,14 +28,17 @@ from moonbed._shown import Shown
 from moonbed.component import SpecError, digest
 from moonbed.diffusion.objectives import Denoising
 from moonbed.diffusion.regressions import ExactMean
-from moonbed.experiments.engines import HERE, Engine, Task
+from moonbed.experiments.engines import HERE, Engine, Failure, Progress, Task
 from moonbed.experiments.evaluate import answer, askable, exact_of, generate, model_of, reference, trained_on
 from moonbed.experiments.floors import draw_floors, load_floor
+from moonbed.experiments.planning import fitting
 from moonbed.experiments.plugins import files_of
+from moonbed.experiments.results import Result
 from moonbed.experiments.rows import DRAWS
-from moonbed.experiments.run import Failure, Progress, Result, execute, fitting
+from moonbed.experiments.run import execute
 from moonbed.experiments.spec import Experiment
-from moonbed.experiments.storage.store import Store, suiting
+from moonbed.experiments.storage.folder import suiting
+from moonbed.experiments.storage.store import Store
 from moonbed.metrics import Evaluation, Metric
 from moonbed.metrics.significance import interval, spread
 

@@ -21,11 +21,11 @@ from moonbed.diffusion.predictions import Velocity
 from moonbed.diffusion.samplers import Euler, Spacing, UniformTime
 from moonbed.diffusion.schedules import VE, Linear, Trigonometric, VPLinear
 from moonbed.experiments.compare import Verdict, paired_badness
-from moonbed.experiments.engines import HERE, Engine
+from moonbed.experiments.engines import HERE, Engine, Failure, Progress
 from moonbed.experiments.optimizers import AdamW, WarmupCosine
 from moonbed.experiments.presets import FAST
+from moonbed.experiments.results import Result
 from moonbed.experiments.rows import DRAWS, Row, follow, rows
-from moonbed.experiments.run import Failure, Progress, Result
 from moonbed.experiments.spec import Experiment, Training
 from moonbed.experiments.storage.store import Store
 from moonbed.metrics import Metric

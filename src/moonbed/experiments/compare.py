@@ -25,9 +25,9 @@ from typing import Literal
 
 from moonbed._shown import Shown
 from moonbed.component import SpecError
-from moonbed.experiments.engines import HERE, Engine
+from moonbed.experiments.engines import HERE, Engine, Failure, Progress
+from moonbed.experiments.results import Result
 from moonbed.experiments.rows import DRAWS, Row, follow, rows
-from moonbed.experiments.run import Failure, Progress, Result
 from moonbed.experiments.spec import Experiment
 from moonbed.experiments.storage.store import Store
 from moonbed.experiments.trackers import Tracker

@@ -15,7 +15,7 @@ from moonbed.diffusion.guidance import CFG
 from moonbed.diffusion.likelihood import Flow
 from moonbed.diffusion.schedules import VE
 from moonbed.experiments.spec import Experiment, Training
-from moonbed.experiments.storage.store import Folder, StoreError, suiting
+from moonbed.experiments.storage.folder import Folder, StoreError, suiting
 from moonbed.metrics import Evaluation, Metric
 from moonbed.metrics.base import Model
 from moonbed.metrics.density import Exploded

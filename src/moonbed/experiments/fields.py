@@ -15,9 +15,10 @@ from moonbed._lazy import lazy_import
 from moonbed.component import SpecError
 from moonbed.diffusion.likelihood import Flow
 from moonbed.experiments.evaluate import exact_of
-from moonbed.experiments.run import denoiser_in
 from moonbed.experiments.spec import Experiment
-from moonbed.experiments.storage.store import Store, StoreError
+from moonbed.experiments.storage.folder import StoreError
+from moonbed.experiments.storage.store import Store
+from moonbed.experiments.weights import denoiser_in
 
 if TYPE_CHECKING:
     import numpy as np

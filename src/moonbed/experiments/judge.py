@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from moonbed._lazy import lazy_import
 from moonbed.component import SpecError, nearest
-from moonbed.experiments.engines import HERE, Engine
+from moonbed.experiments.engines import HERE, Engine, Failure, Progress
 from moonbed.experiments.evaluate import answer, askable
 from moonbed.experiments.floors import draw_floors
 from moonbed.experiments.rows import DRAWS, Cell, floor_of
-from moonbed.experiments.run import Failure, Progress
 from moonbed.experiments.storage.store import Store
 from moonbed.metrics import Evaluation, Metric
 from moonbed.rng import Rng

@@ -25,7 +25,8 @@ from moonbed.diffusion.density import MaximumLikelihood
 from moonbed.diffusion.objectives import Denoising
 from moonbed.diffusion.regressions import ExactMean
 from moonbed.experiments.spec import Training
-from moonbed.experiments.storage.store import Store, StoreError
+from moonbed.experiments.storage.folder import StoreError
+from moonbed.experiments.storage.store import Store
 from moonbed.experiments.train import data_of
 from moonbed.rng import Stream
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from moonbed._lazy import lazy_import
 from moonbed.experiments.evaluate import generate
-from moonbed.experiments.run import denoiser_in
 from moonbed.experiments.spec import Experiment
-from moonbed.experiments.storage.store import Store, StoreError
+from moonbed.experiments.storage.folder import StoreError
+from moonbed.experiments.storage.store import Store
+from moonbed.experiments.weights import denoiser_in
 
 if TYPE_CHECKING:
     import numpy as np

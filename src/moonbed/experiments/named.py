@@ -6,7 +6,9 @@ from moonbed.component import SpecError, nearest, parse_overrides
 from moonbed.experiments.plugins import experiments_in
 from moonbed.experiments.presets import PRESETS
 from moonbed.experiments.spec import Experiment
-from moonbed.experiments.storage.store import Folder, Store, StoreError, load_spec
+from moonbed.experiments.storage.folder import Folder, StoreError
+from moonbed.experiments.storage.runs import load_spec
+from moonbed.experiments.storage.store import Store
 
 __all__ = ["find_experiment"]
 

@@ -8,11 +8,12 @@ from typing import Any
 
 from moonbed import _shown
 from moonbed._shown import Shown
-from moonbed.experiments.engines import HERE, Engine
+from moonbed.experiments.engines import HERE, Engine, Failure, Progress
 from moonbed.experiments.evaluate import Answer, askable_of
 from moonbed.experiments.floors import load_floor
 from moonbed.experiments.presets import CHANGES, PUBLISHED
-from moonbed.experiments.run import Failure, Progress, Result, execute
+from moonbed.experiments.results import Result
+from moonbed.experiments.run import execute
 from moonbed.experiments.spec import Experiment
 from moonbed.experiments.storage.store import Store
 from moonbed.experiments.trackers import Tracker, tracked

@@ -24,15 +24,19 @@ from typing import TYPE_CHECKING, Any
 
 from moonbed._shown import Shown
 from moonbed.component import SpecError
+from moonbed.experiments.device import device_on
 from moonbed.experiments.engines import HERE, Engine, Failure, Progress, Task
 from moonbed.experiments.floors import draw_floors
 from moonbed.experiments.named import find_experiment
+from moonbed.experiments.planning import fitting
 from moonbed.experiments.plugins import files_of, load_file
+from moonbed.experiments.results import Result
 from moonbed.experiments.rows import DRAWS, Rows, floor_of, follow, rows
-from moonbed.experiments.run import Result, device_on, fitting
 from moonbed.experiments.spaces import Search, Space, base_name, word, words
 from moonbed.experiments.spec import Experiment
-from moonbed.experiments.storage.store import Folder, Store, StoreError, save_spec
+from moonbed.experiments.storage.folder import Folder, StoreError
+from moonbed.experiments.storage.runs import save_spec
+from moonbed.experiments.storage.store import Store
 from moonbed.experiments.trials import Pruned, Rung, run_trials
 
 if TYPE_CHECKING:

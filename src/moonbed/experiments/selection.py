@@ -13,6 +13,7 @@ from moonbed.experiments.lossfloor import floor_file
 from moonbed.experiments.named import find_experiment
 from moonbed.experiments.spec import Experiment, Training
 from moonbed.experiments.storage.files import Stored
+from moonbed.experiments.storage.folder import StoreError, addressed
 from moonbed.experiments.storage.inspection import Finding, Inspection, needed_by
 from moonbed.experiments.storage.layout import (
     Name,
@@ -25,7 +26,7 @@ from moonbed.experiments.storage.layout import (
     read_name,
 )
 from moonbed.experiments.storage.seals import unseal
-from moonbed.experiments.storage.store import Store, StoreError, addressed
+from moonbed.experiments.storage.store import Store
 from moonbed.experiments.stored import groups_of
 
 __all__ = ["Selection", "remedy", "select", "verify"]

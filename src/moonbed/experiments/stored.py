@@ -20,11 +20,13 @@ from moonbed.experiments.evaluate import answer_name, read_answer
 from moonbed.experiments.named import find_experiment
 from moonbed.experiments.plugins import experiments_in
 from moonbed.experiments.presets import BUDGETS, CHANGES, PRESETS, published
+from moonbed.experiments.results import Result, outcome
 from moonbed.experiments.rows import Rows, rows
-from moonbed.experiments.run import Result, outcome
 from moonbed.experiments.spec import Experiment, Training
+from moonbed.experiments.storage.folder import Folder, StoreError
 from moonbed.experiments.storage.index import Index, Run, moved
-from moonbed.experiments.storage.store import Folder, Store, StoreError, load_spec
+from moonbed.experiments.storage.runs import load_spec
+from moonbed.experiments.storage.store import Store
 from moonbed.metrics import Metric
 from moonbed.metrics.suites import SUITES
 

@@ -15,7 +15,9 @@ from moonbed.diffusion import Denoiser, Schedule
 from moonbed.diffusion.counting import Counted
 from moonbed.experiments.evaluate import exact_of, generate
 from moonbed.experiments.spec import Experiment
-from moonbed.experiments.storage.store import Store, StoreError, load_spec
+from moonbed.experiments.storage.folder import StoreError
+from moonbed.experiments.storage.runs import load_spec
+from moonbed.experiments.storage.store import Store
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from moonbed.component import SpecError
-from moonbed.experiments.storage.store import Folder
+from moonbed.experiments.storage.folder import Folder
 from moonbed.experiments.trackers import Log, Run, Tracker
 
 __all__ = ["MLflow", "TensorBoard", "WandB"]

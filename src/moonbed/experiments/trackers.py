@@ -19,9 +19,11 @@ from typing import Any
 from moonbed.component import Component
 from moonbed.experiments.engines.base import Failure, Progress
 from moonbed.experiments.floors import load_floor
-from moonbed.experiments.run import Result
+from moonbed.experiments.results import Result
 from moonbed.experiments.spec import Experiment
-from moonbed.experiments.storage.store import Store, StoreError
+from moonbed.experiments.storage.folder import StoreError
+from moonbed.experiments.storage.runs import log_of
+from moonbed.experiments.storage.store import Store
 from moonbed.experiments.train import BLOCK
 from moonbed.metrics import Metric
 from moonbed.metrics.significance import Floor
@@ -161,7 +163,7 @@ class _Feed:
 
     def _stored(self, experiment: Experiment, upto: float = math.inf) -> None:
         try:
-            lines = self.store.training(experiment.training).log()
+            lines = log_of(self.store.training(experiment.training))
         except StoreError:  # of a training that never began, as one whose teacher diverged
             return
         for step, loss in lines:

@@ -18,7 +18,7 @@ from moonbed.diffusion import Denoiser, Objective
 from moonbed.diffusion.data import Data, Rows
 from moonbed.experiments.gradients import gradient
 from moonbed.experiments.spec import Training
-from moonbed.experiments.storage.store import suiting
+from moonbed.experiments.storage.folder import suiting
 
 if TYPE_CHECKING:
     import torch

@@ -14,10 +14,15 @@ from typing import Any
 
 from moonbed.experiments.engines.base import Progress
 from moonbed.experiments.evaluate import denoiser_of, generate, model_of, reference, trained_on
-from moonbed.experiments.run import Result, complete, first_of, trained
+from moonbed.experiments.planning import first_of
+from moonbed.experiments.process import complete
+from moonbed.experiments.results import Result
 from moonbed.experiments.spec import Experiment
-from moonbed.experiments.storage.store import Folder, Store, save_spec
+from moonbed.experiments.storage.folder import Folder
+from moonbed.experiments.storage.runs import load_checkpoint, save_spec
+from moonbed.experiments.storage.store import Store
 from moonbed.experiments.train import BLOCK, State
+from moonbed.experiments.weights import trained
 from moonbed.metrics import Evaluation, Metric
 
 __all__ = ["Pruned", "Rung", "run_trials"]
@@ -135,7 +140,7 @@ def _at(folder: Folder) -> int:
 
 def _measured(store: Store, experiment: Experiment, metric: Metric, n: int, device: str) -> float:
     """The metric, of a few samples from the checkpoint as it stands."""
-    kept, small = store.training(experiment.training).load_checkpoint(), experiment.replace(n=min(n, experiment.n))
+    kept, small = load_checkpoint(store.training(experiment.training)), experiment.replace(n=min(n, experiment.n))
     if kept is None:
         return math.nan
     state = State(experiment.training)

@@ -15,9 +15,11 @@ from moonbed._lazy import lazy_import
 from moonbed.component import SpecError
 from moonbed.experiments.evaluate import denoiser_of, generate, stored_samples
 from moonbed.experiments.named import find_experiment
-from moonbed.experiments.run import trained
 from moonbed.experiments.spec import Experiment
-from moonbed.experiments.storage.store import Folder, Store
+from moonbed.experiments.storage.folder import Folder
+from moonbed.experiments.storage.runs import verify_run
+from moonbed.experiments.storage.store import Store
+from moonbed.experiments.weights import trained
 from moonbed.rng import Rng, Stream
 
 if TYPE_CHECKING:
@@ -86,7 +88,7 @@ def find_run(text: str, store: Store) -> Run:
             raise SpecError([("", f"{what} is not finished in {store.root}")])
         if record["status"] != "done":
             raise SpecError([("", f"{what} {record['status']}: there is nothing to export")])
-        folder.verify()
+        verify_run(folder)
     return Run(experiment, store)
 
 

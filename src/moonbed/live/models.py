@@ -20,9 +20,10 @@ from moonbed.component import SpecError
 from moonbed.diffusion import Sampler, Schedule
 from moonbed.diffusion.samplers import UniformLogSNR
 from moonbed.experiments.evaluate import Weights, stored_samples
-from moonbed.experiments.run import trained
 from moonbed.experiments.spec import Experiment, Training
-from moonbed.experiments.storage.store import Store, StoreError
+from moonbed.experiments.storage.folder import StoreError
+from moonbed.experiments.storage.store import Store
+from moonbed.experiments.weights import trained
 from moonbed.live import laws, plan, recording, tape
 from moonbed.live.fakes import Make
 from moonbed.live.makers import NOTHING, dependencies, exact, learned, once

@@ -10,7 +10,8 @@ from typing import Any
 from moonbed.component import SpecError
 from moonbed.experiments.rows import floor_of
 from moonbed.experiments.spec import Experiment
-from moonbed.experiments.storage.store import Folder, Store, StoreError
+from moonbed.experiments.storage.folder import Folder, StoreError
+from moonbed.experiments.storage.store import Store
 from moonbed.metrics import Metric
 from moonbed.serve.index import Index, losses, patiently, thinned
 

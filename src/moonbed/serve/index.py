@@ -21,9 +21,10 @@ from functools import cache
 from typing import Any
 
 from moonbed.experiments.storage import formats
+from moonbed.experiments.storage.folder import Folder, StoreError
 from moonbed.experiments.storage.index import APART, Run
 from moonbed.experiments.storage.places import remote
-from moonbed.experiments.storage.store import Folder, Store, StoreError
+from moonbed.experiments.storage.store import Store
 from moonbed.serve.naming import brief, described
 
 __all__ = ["Index", "losses", "patiently"]

@@ -16,11 +16,13 @@ from moonbed._lazy import lazy_import
 from moonbed.diffusion.density import Draw
 from moonbed.diffusion.samplers import DDIM, Heun, Jump, Renoise
 from moonbed.experiments.evaluate import Weights, denoiser_of, generate
-from moonbed.experiments.run import trained
 from moonbed.experiments.spec import Experiment, Training
-from moonbed.experiments.storage.store import Folder, Store, StoreError, load_spec
+from moonbed.experiments.storage.folder import Folder, StoreError
+from moonbed.experiments.storage.runs import load_checkpoint, load_spec
+from moonbed.experiments.storage.store import Store
 from moonbed.experiments.stored import name_of, questions, stored_rows
 from moonbed.experiments.train import State
+from moonbed.experiments.weights import trained
 from moonbed.live import Document
 from moonbed.live.menu import menu
 
@@ -174,7 +176,7 @@ def weights_of(folder: Folder, training: Training, record: Mapping[str, Any] | N
     """The weights to sample with and their step, of a finished training or of the last checkpoint of another."""
     if record is not None:
         return folder.tensors("weights.safetensors"), record.get("step", training.steps)
-    kept = folder.load_checkpoint()
+    kept = load_checkpoint(folder)
     if kept is None:
         raise StoreError(f"{folder.path} has no checkpoint any more")
     tensors, step, log, _ = kept

@@ -15,7 +15,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from moonbed.component import SpecError
-from moonbed.experiments.storage.store import Folder, Store, StoreError
+from moonbed.experiments.storage.folder import Folder, StoreError
+from moonbed.experiments.storage.store import Store
 from moonbed.serve.detail import detail
 from moonbed.serve.index import Index, patiently
 from moonbed.serve.models import Models, assets, nothing

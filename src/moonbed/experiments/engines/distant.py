@@ -25,7 +25,8 @@ from typing import Any
 import moonbed
 from moonbed.component import SpecError
 from moonbed.experiments.engines.base import Task, events, failure
-from moonbed.experiments.storage.store import Store, StoreError
+from moonbed.experiments.storage.folder import StoreError
+from moonbed.experiments.storage.store import Store
 
 __all__ = ["Parcel", "parcels"]
 

@@ -26,10 +26,10 @@ from typing import Any, Self
 
 import moonbed
 from moonbed.experiments.storage.contents import in_a_line
+from moonbed.experiments.storage.folder import StoreError
 from moonbed.experiments.storage.inspection import Source
 from moonbed.experiments.storage.layout import Name, in_order, read_name
 from moonbed.experiments.storage.seals import sealed, unseal
-from moonbed.experiments.storage.store import StoreError
 
 __all__ = ["MANIFEST", "Archive", "write_archive"]
 

@@ -20,10 +20,11 @@ from typing import Any
 
 from moonbed.component import SpecError
 from moonbed.experiments.storage.files import Stored
+from moonbed.experiments.storage.folder import StoreError, addressed
 from moonbed.experiments.storage.inspection import Inspection, needed_by
 from moonbed.experiments.storage.layout import DATA, Name, is_folder, is_lock, is_temporary, is_token, read_name
 from moonbed.experiments.storage.places import Found, remote
-from moonbed.experiments.storage.store import Store, StoreError, addressed
+from moonbed.experiments.storage.store import Store
 
 __all__ = ["Garbage", "Wanted", "collect", "remove_run"]
 

@@ -27,7 +27,8 @@ from moonbed.component import digest
 from moonbed.experiments.storage import places
 
 if TYPE_CHECKING:
-    from moonbed.experiments.storage.store import Folder, Store
+    from moonbed.experiments.storage.folder import Folder
+    from moonbed.experiments.storage.store import Store
 
 __all__ = ["APART", "Index", "Run", "moved"]
 
@@ -170,7 +171,7 @@ class Index:
         return _Row(stamp if settled else "", run._replace(changed=newest), None)
 
     def _run(self, training: str, name: str, folder: Folder, written: float) -> Run:
-        from moonbed.experiments.storage.store import StoreError
+        from moonbed.experiments.storage.folder import StoreError
 
         record = folder.record()
         try:
@@ -270,7 +271,7 @@ def _listed(store: Store) -> dict[_Key, str]:
     """(training, experiment) -> stamp, of every folder that holds an experiment or its record."""
     if places.remote(store.root):
         return _listed_there(store)
-    from moonbed.experiments.storage.store import StoreError
+    from moonbed.experiments.storage.folder import StoreError
 
     out: dict[_Key, str] = {}
     try:

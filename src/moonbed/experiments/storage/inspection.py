@@ -31,10 +31,10 @@ from moonbed.experiments.storage.contents import (
     is_number,
     obeyed,
 )
+from moonbed.experiments.storage.folder import addressed
 from moonbed.experiments.storage.layout import Name
 from moonbed.experiments.storage.seals import unseal
 from moonbed.experiments.storage.shapes import check_checkpoint, check_snapshots, check_weights
-from moonbed.experiments.storage.store import addressed
 from moonbed.metrics import Metric
 from moonbed.targets import Target
 

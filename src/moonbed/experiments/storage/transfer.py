@@ -19,10 +19,12 @@ from typing import Any
 
 from moonbed.experiments.engines import Progress
 from moonbed.experiments.storage.collect import remove_run
+from moonbed.experiments.storage.folder import Folder, StoreError, addressed
 from moonbed.experiments.storage.inspection import Finding, Inspection, Source, needed_by
 from moonbed.experiments.storage.layout import DATA, Name, in_order
+from moonbed.experiments.storage.runs import drop_checkpoint
 from moonbed.experiments.storage.seals import unseal
-from moonbed.experiments.storage.store import Folder, Store, StoreError, addressed
+from moonbed.experiments.storage.store import Store
 
 __all__ = ["Arrival", "receive"]
 
@@ -142,7 +144,7 @@ class _Into:
             if not self._dry:
                 self._forget_answers(folder)
                 self._write(folder, names)
-                folder.drop_checkpoint()
+                drop_checkpoint(folder)
             return "new", ""
         if theirs is None or (not damage and (mine["files"], mine["status"]) == (theirs["files"], theirs["status"])):
             return self._take_answers(folder, answers)

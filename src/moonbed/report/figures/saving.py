@@ -28,7 +28,7 @@ VARIABLES = {"#0072b2": "target", "#d55e00": "generated"}
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure in the format of the path's suffix, whole or not at all."""
-    from moonbed.experiments.storage.store import Folder
+    from moonbed.experiments.storage.folder import Folder
 
     kind = path.suffix.lstrip(".")
     Folder(path.parent).write(path.name, _bytes(figure, kind, path.stem))

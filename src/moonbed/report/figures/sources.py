@@ -9,7 +9,9 @@ from moonbed.experiments.anatomy import Anatomy, load_anatomy
 from moonbed.experiments.lossfloor import loss_floor
 from moonbed.experiments.rows import Row
 from moonbed.experiments.spec import Training
-from moonbed.experiments.storage.store import Store, StoreError
+from moonbed.experiments.storage.folder import StoreError
+from moonbed.experiments.storage.runs import log_of
+from moonbed.experiments.storage.store import Store
 from moonbed.experiments.stored import by_seed, stored_rows
 from moonbed.experiments.sweeps import evaluations, sampler_name, siblings
 from moonbed.report.figures.curves import Curve, Point
@@ -30,7 +32,7 @@ def curves(rows: Sequence[Row], store: Store) -> list[Curve]:
     out = []
     for names, training in found.values():
         try:
-            log = store.training(training).log()
+            log = log_of(store.training(training))
         except StoreError:  # the floor may be there and the training not
             continue
         if log:
