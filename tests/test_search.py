@@ -12,16 +12,18 @@ import time
 from pathlib import Path
 
 import pytest
-from small import METRICS, TINY, files, tiny
+from small import METRICS, TINY, files, only_here, tiny
 
 from moonbed.component import SpecError
 from moonbed.experiments import PRESETS, Store, StoreError, run
 from moonbed.experiments._study import Study
+from moonbed.experiments.batches import Trial, seeds_of
 from moonbed.experiments.engines import Local, Progress
-from moonbed.experiments.search import FRESH, Searched, _alone, _place, choices, find_search, search
+from moonbed.experiments.search import FRESH, Searched, _alone, _command, _place, choices, find_search, search
 from moonbed.experiments.spaces import Choice, Float, Int, Pruning, Search, Space
 from moonbed.experiments.storage.runs import load_checkpoint
 from moonbed.experiments.stored import finished
+from moonbed.experiments.trackers import Log, Tracker
 
 OVER = {"training.optimizer.lr": "1e-3..1e-1:log", "training.prediction": "Epsilon,V"}
 EAGER = Pruning(rungs=(0.5,), after=2, keep=0.5, n=50)
@@ -176,7 +178,72 @@ def test_the_command_it_gives_is_the_best_trial(tmp_path):
     result, _ = found(what, tmp_path, trials=3, name=name)
     best = min((t for t in result.trials if t.value is not None), key=lambda t: t.value)
     assert result.command
-    assert find_experiment(shlex.split(result.command)[3], Store(tmp_path))[1] == what.base.replace(**best.changes)
+    words = shlex.split(result.command)
+    assert find_experiment(words[3], Store(tmp_path))[1] == what.base.replace(**best.changes)
+    assert words[-2:] == ["--store", str(tmp_path)]
+
+
+def test_the_command_it_gives_names_no_store_that_a_command_takes_anyway(tmp_path, monkeypatch):
+    what = small(base=PRESETS["ema"].replace(**TINY), over={"sampler.steps": "2,40"}, together=1, seed=2)
+    worse, better = (
+        Trial(k, {"sampler.steps": steps}, "done", value) for k, (steps, value) in enumerate([(2, 0.5), (40, 0.1)])
+    )
+    for given, root, named in (
+        (None, "runs", False),
+        (None, "other/runs", True),
+        ("other/runs", "other/runs", False),
+        ("other/runs", "runs", True),
+    ):
+        monkeypatch.delenv("MOONBED_STORE", raising=False)
+        if given:
+            monkeypatch.setenv("MOONBED_STORE", given)
+        words = shlex.split(_command(what, "ema", [better, worse], Store(root)))
+        assert words[-2:] == (["--store", root] if named else ["--seeds", "5"])
+    assert _command(what, "ema", [], Store("runs")) == ""
+
+
+class Heard(Tracker):
+    """What it was told, by the id of the experiment."""
+
+    def open(self, run):
+        HEARD.setdefault(run.id, (run.name, []))
+        return Hearing(HEARD[run.id][1])
+
+
+class Hearing(Log):
+    def __init__(self, lines):
+        self.lines, self.seen = lines, max((line for line in lines if isinstance(line, int)), default=0)
+        self.over = any(isinstance(line, str) for line in lines)
+
+    def step(self, step, values):
+        self.lines.append(step)
+
+    def finish(self, values, status):
+        self.lines.append(status)
+
+
+HEARD: dict[str, tuple[str, list]] = {}
+known = only_here(Heard)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_tracker_hears_of_every_trial(tmp_path, jobs):
+    """Each step once, in order, for every seed; what was given up has no end; fresh seeds are told as well."""
+    HEARD.clear()
+    what = small(prune=EAGER, seeds=2, base=tiny("ema", n=50, training__steps=400))
+    options = {"trials": 6, "confirm": 1, "engine": Local(jobs=jobs)}
+    result, _ = found(what, tmp_path, track=[Heard()], **options)
+    of = {t.number: [e.id for e in seeds_of(what, what.base.replace(**t.changes))] for t in result.trials}
+    for t in result.trials:
+        lines = [HEARD[key][1] for key in of[t.number] if key in HEARD]
+        if t.status == "done":
+            assert lines == [[100, 200, 300, 400, "done"]] * 2
+        else:
+            assert t.status == "pruned"
+            assert lines[0] == [100, 200]
+    assert {HEARD[of[t.number][0]][0] for t in result.trials} == {f"{t.name}, seed 0" for t in result.trials}
+    fresh = {r.experiment.id for row in result.confirmed for r in row.results}
+    assert fresh <= set(HEARD)
 
 
 def test_nothing_of_it_is_in_the_store_of_comparisons(moonbed, tmp_path):
@@ -329,6 +396,29 @@ def test_the_table_says_what_the_best_is_worth(moonbed):
     assert "The best 2 of 2 trials, as the search saw them" in flat
     assert "Again, with seeds that the search has not seen" in flat
     assert "luckiest" in flat
+
+
+def test_a_tracker_on_the_command_line(moonbed, tmp_path):
+    words = [
+        "search",
+        "ema",
+        *WORDS,
+        "sampler.steps=5",
+        "training.optimizer.lr=1e-3..1e-2:log",
+        "--together",
+        2,
+        "--confirm",
+        0,
+        "--trials",
+        2,
+        *QUICK,
+    ]
+    code, _, err = moonbed(*words, "--track", "TensorBord")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "did you mean 'TensorBoard'?" in err
+    assert not (tmp_path / "runs").exists()
+    assert moonbed(*words, "--track", "TensorBoard")[0] == 0
+    assert sorted(path.name.partition("-")[0] for path in (tmp_path / "tb").iterdir()) == ["0", "1"]
 
 
 @pytest.mark.parametrize(

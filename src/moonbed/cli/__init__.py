@@ -13,7 +13,8 @@ from moonbed.cli import (  # registers them
     searching,
     serving,
 )
-from moonbed.cli.app import STORE, app, main
+from moonbed.cli.app import app, main
+from moonbed.cli.options import STORE
 
 __all__ = [
     "STORE",

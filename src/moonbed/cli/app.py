@@ -1,4 +1,4 @@
-"""The application, the options that several commands share, and the entry point."""
+"""The application and its entry point."""
 
 from __future__ import annotations
 
@@ -8,19 +8,14 @@ import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import NoReturn
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError
 
 import moonbed
 from moonbed import signals
 from moonbed._shown import printable
 from moonbed.component import SpecError
-
-if TYPE_CHECKING:
-    from moonbed.experiments.engines import Engine
 
 app = App(
     name="moonbed",
@@ -31,56 +26,6 @@ app = App(
     "143 or 129 ended by SIGTERM or SIGHUP (the same command goes on).",
     suppress_keyboard_interrupt=False,
 )
-
-StoreOption = Annotated[
-    str,
-    Parameter(
-        help="Folder of the runs, or a URL (s3://bucket/runs); the environment variable MOONBED_STORE names another."
-    ),
-]
-DeviceOption = Annotated[str, Parameter(help="cpu, cuda, mps, or auto for the fastest of them here.")]
-QuietOption = Annotated[bool, Parameter(negative="", help="No progress on standard error.")]
-CsvOption = Annotated[Path | None, Parameter(name="--csv", help="Write the table as CSV to this file as well.")]
-TrackOption = Annotated[
-    str | None,
-    Parameter(help="Who hears of the runs: TensorBoard, WandB, MLflow; names or JSON, with commas."),
-]
-JsonOption = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON on standard output.")]
-
-
-@Parameter(name="*")
-@dataclass(frozen=True)
-class EngineOptions:
-    """Where the work is done. Results do not depend on it."""
-
-    jobs: Annotated[
-        int | None, Parameter(help="Tasks at once; one a core unless said, or as many as a cluster has room for.")
-    ] = None
-    engine: Annotated[str, Parameter(help="local: processes of this machine; ray; slurm. By name or as JSON.")] = (
-        "local"
-    )
-    address: Annotated[
-        str | None, Parameter(help="A running Ray: auto, or host:port; one of its own on this machine unless said.")
-    ] = None
-    cpus: Annotated[float | None, Parameter(help="Cores a task, on a cluster.")] = None
-    gpus: Annotated[float | None, Parameter(help="GPUs a task, on a cluster; under Ray also a part of one.")] = None
-
-    def make(self) -> Engine:
-        """The engine. Raises `SpecError` for an unknown name, and for an option that the engine does not have."""
-        from moonbed.experiments.engines import cores, engine_of
-
-        if self.jobs is not None and self.jobs < 1:
-            raise SpecError([("--jobs", f"should be at least 1, given {self.jobs}")])
-        here = self.engine.lower() == "local" and self.jobs is None
-        given = {"address": self.address, "cpus": self.cpus, "gpus": self.gpus}
-        try:
-            return engine_of(self.engine, cores() if here else self.jobs, **given)
-        except SpecError as error:
-            raise SpecError([(f"--{place}" if place else "--engine", why) for place, why in error.problems]) from None
-
-
-LOCAL = EngineOptions()
-STORE = os.environ.get("MOONBED_STORE", "runs")
 
 _given: list[str] = []
 

@@ -7,16 +7,12 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from moonbed.cli.app import (
-    LOCAL,
-    STORE,
+from moonbed.cli.app import app
+from moonbed.cli.options import (
+    WORK,
     CsvOption,
-    DeviceOption,
-    EngineOptions,
-    JsonOption,
-    QuietOption,
-    StoreOption,
-    app,
+    DrawsOption,
+    WorkOptions,
 )
 from moonbed.cli.output import escape, last, print_json, print_table, say, status, write_text
 from moonbed.cli.parsing import at_least, check_writable
@@ -28,15 +24,11 @@ def board(
     /,
     *,
     seeds: Annotated[int | None, Parameter(help="Paired seeds a cell; the board's own number unless said.")] = None,
-    draws: Annotated[int, Parameter(help="Exact draws for the floor of each metric.")] = 39,
+    draws: DrawsOption = 39,
     rows: Annotated[str | None, Parameter(help="Only these rows, with commas between them, and the reference.")] = None,
     markdown: Annotated[Path | None, Parameter(help="Write the tables as Markdown to this file as well.")] = None,
-    engine: EngineOptions = LOCAL,
-    device: DeviceOption = "auto",
-    store: StoreOption = STORE,
+    work: WorkOptions = WORK,
     csv: CsvOption = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> int:
     """Fill a board: one question over many experiments, with floors and verdicts. `moonbed list boards` names them.
 
@@ -57,20 +49,18 @@ def board(
         if path:
             check_writable(path.parent)
     if name == "order":
-        return _order(markdown, csv, json, quiet)
+        return _order(markdown, csv, work.json, work.quiet)
     chosen = find(name)
     if rows is not None:
         chosen = chosen.only([row.strip() for row in rows.split(",")])
-    found, failures = last(
-        fill(chosen, seeds=seeds, draws=draws, store=str(store), device=device, engine=engine.make()), quiet
-    )
+    found, failures = last(fill(chosen, seeds=seeds, draws=draws, **work.place()), work.quiet)
     if not isinstance(found, Filled):
         return status([], failures)
     if csv:
         write_text(csv, report.board_csv(found))
     if markdown:
         write_text(markdown, report.board_markdown(found))
-    if json:
+    if work.json:
         print_json(report.board_json(found))
     else:
         say(escape(found.board.question))

@@ -6,7 +6,8 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from moonbed.cli.app import JsonOption, QuietOption, app
+from moonbed.cli.app import app
+from moonbed.cli.options import JsonOption, QuietOption
 from moonbed.cli.output import escape, print_json, print_table, say
 from moonbed.cli.parsing import all_kinds
 from moonbed.component import Component, SpecError, members, nearest

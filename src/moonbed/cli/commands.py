@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from moonbed.cli.app import (
-    LOCAL,
+from moonbed.cli.app import app
+from moonbed.cli.listing import list_runs
+from moonbed.cli.options import (
     STORE,
+    WORK,
+    BudgetOption,
     CsvOption,
-    DeviceOption,
-    EngineOptions,
+    DrawsOption,
     JsonOption,
-    QuietOption,
     StoreOption,
     TrackOption,
-    app,
+    WorkOptions,
 )
-from moonbed.cli.listing import list_runs
 from moonbed.cli.output import (
     escape,
     follow_runs,
@@ -68,23 +68,17 @@ def run(
         str | None,
         Parameter(help="Suites or metrics, by name or as JSON, with commas between them; the protocol's unless said."),
     ] = None,
-    budget: Annotated[
-        str | None, Parameter(help="quick or paper; the configuration's own numbers unless said.")
-    ] = None,
-    draws: Annotated[int, Parameter(help="Exact draws for the floor of each metric.")] = 39,
+    budget: BudgetOption = None,
+    draws: DrawsOption = 39,
     skip_invalid: Annotated[
         bool, Parameter(negative="", help="Leave out combinations of a sweep that cannot be, and say which.")
     ] = False,
     track: TrackOption = None,
-    engine: EngineOptions = LOCAL,
-    device: DeviceOption = "auto",
-    store: StoreOption = STORE,
+    work: WorkOptions = WORK,
     csv: CsvOption = None,
     report: Annotated[
         str | None, Parameter(help="The page to write, one HTML file, or none; report.html in the store unless said.")
     ] = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> int:
     """Train, sample and evaluate a preset (`fast` unless said), or the experiments of a Python file.
 
@@ -104,7 +98,6 @@ def run(
     from moonbed.experiments.grid import varied
     from moonbed.experiments.presets import BUDGETS, preset, published
     from moonbed.experiments.rows import follow, rows
-    from moonbed.experiments.storage.store import Store
 
     if "=" in what:
         what, changes = "fast", (what, *changes)
@@ -124,22 +117,22 @@ def run(
         named = {name: published(experiment) for name, experiment in named.items()}
     questions = tuple({metric.id: metric for metric in (*chosen_metrics(metrics or protocol), *own)}.values())
     at_least("--draws", draws, 1)
-    where, place, trackers = Store(store), engine.make(), chosen_trackers(track)
+    place, trackers = work.place(), chosen_trackers(track)
 
     if csv:
         check_writable(csv.parent)
-    page = page_path(report, beside(store, "report.html"))
+    page = page_path(report, beside(work.store, "report.html"))
     wanted = {name: [experiment] for name, experiment in named.items()}
     with said():
-        results, failures = follow_runs(follow(wanted, questions, draws, where, device, place, trackers), quiet)
+        results, failures = follow_runs(follow(wanted, questions, draws, **place, trackers=trackers), work.quiet)
     found = {name: [results[e.id]] for name, e in named.items() if e.id in results}
-    table = rows(found, questions, where, changes={}) if found else []
+    table = rows(found, questions, place["store"], changes={}) if found else []
     if csv and table:
         from moonbed.report.tables import to_csv
 
         write_text(csv, to_csv(table))
-    print_rows(table, json)
-    write_report(page, table, where, quiet or json, title=" ".join((what, *changes)))
+    print_rows(table, work.json)
+    write_report(page, table, place["store"], work.silent, title=" ".join((what, *changes)))
     return status(table, failures)
 
 
@@ -161,11 +154,7 @@ def reproduce(
         str | None, Parameter(help="The page to write, one HTML file, or none; report.html in --out unless said.")
     ] = None,
     track: TrackOption = None,
-    engine: EngineOptions = LOCAL,
-    device: DeviceOption = "auto",
-    store: StoreOption = STORE,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
+    work: WorkOptions = WORK,
 ) -> int:
     """Reproduce the published two-moons ablation: every row trained, sampled, evaluated, tabled and drawn.
 
@@ -180,29 +169,29 @@ def reproduce(
     from moonbed.experiments import rows as job
     from moonbed.experiments.presets import BUDGETS
     from moonbed.experiments.reproduce import plan
-    from moonbed.experiments.storage.store import Store
     from moonbed.metrics.suites import SUITES
 
     started = time.monotonic()
     wanted = plan([name.strip() for name in rows.split(",")] if rows else None, budget, seeds)
     draws = BUDGETS[budget].draws if draws is None else draws
     at_least("--draws", draws, 1)
-    where, metrics = Store(store), SUITES["published"]
+    metrics = SUITES["published"]
     check_writable(out)
     page = page_path(report, out / "report.html")
-    place, trackers = engine.make(), chosen_trackers(track)
+    place, trackers = work.place(), chosen_trackers(track)
+    where = place["store"]
     with said():
-        events = job.follow(wanted, metrics, draws, where, device, place, trackers)
-        results, failures = follow_runs(events, quiet)
+        events = job.follow(wanted, metrics, draws, **place, trackers=trackers)
+        results, failures = follow_runs(events, work.quiet)
     found = {name: [results[e.id] for e in group if e.id in results] for name, group in wanted.items()}
     table = job.rows({name: group for name, group in found.items() if group}, metrics, where)
-    print_rows(table, json)
+    print_rows(table, work.json)
     if table:
         written = write_rows(table, out, where)
-        if not (json or quiet):
+        if not work.silent:
             say(f"{', '.join(written)} in {out}{os.sep}; {time.monotonic() - started:.0f} s in all")
         lead = "Every row trained, sampled and measured again, beside the published values (◇)."
-        write_report(page, table, where, json or quiet, title="The published two-moons ablation, reproduced", lead=lead)
+        write_report(page, table, where, work.silent, title="The published two-moons ablation, reproduced", lead=lead)
     return status(table, failures)
 
 

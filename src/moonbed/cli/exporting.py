@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from moonbed.cli.app import STORE, JsonOption, QuietOption, StoreOption, app
+from moonbed.cli.app import app
+from moonbed.cli.options import STORE, JsonOption, QuietOption, StoreOption
 from moonbed.cli.output import escape, last, print_json, say, size_of, warn
 from moonbed.cli.parsing import one_of
 

@@ -8,17 +8,21 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from moonbed.cli.app import (
+from moonbed.cli.app import app
+from moonbed.cli.options import (
     LOCAL,
     STORE,
+    WORK,
+    BudgetOption,
     CsvOption,
-    DeviceOption,
+    DrawsOption,
     EngineOptions,
     JsonOption,
+    MetricsOption,
     QuietOption,
     StoreOption,
     TrackOption,
-    app,
+    WorkOptions,
 )
 from moonbed.cli.output import (
     last,
@@ -61,10 +65,8 @@ def evaluate(
         Path | None, Parameter(help="File with the training points, in the same coordinates: how near are copies?")
     ] = None,
     n: Annotated[int | None, Parameter(name="--n", help="Only the first so many points.")] = None,
-    metrics: Annotated[
-        str, Parameter(help="Suites or metrics, by name or as JSON, with commas between them.")
-    ] = "default",
-    draws: Annotated[int, Parameter(help="Exact draws for the floor of each metric.")] = 39,
+    metrics: MetricsOption = "default",
+    draws: DrawsOption = 39,
     engine: EngineOptions = LOCAL,
     store: StoreOption = STORE,
     csv: CsvOption = None,
@@ -129,23 +131,15 @@ def compare(
     margin: Annotated[
         float, Parameter(help="What counts as equivalent: a difference below so many sd of a pair's.")
     ] = 1.0,
-    budget: Annotated[
-        str | None, Parameter(help="quick or paper; the configurations' own numbers unless said.")
-    ] = None,
-    metrics: Annotated[
-        str, Parameter(help="Suites or metrics, by name or as JSON, with commas between them.")
-    ] = "default",
-    draws: Annotated[int, Parameter(help="Exact draws for the floor of each metric.")] = 39,
+    budget: BudgetOption = None,
+    metrics: MetricsOption = "default",
+    draws: DrawsOption = 39,
     track: TrackOption = None,
-    engine: EngineOptions = LOCAL,
-    device: DeviceOption = "auto",
-    store: StoreOption = STORE,
+    work: WorkOptions = WORK,
     csv: CsvOption = None,
     report: Annotated[
         str | None, Parameter(help="The page to write, one HTML file, or none; compare.html in the store unless said.")
     ] = None,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
 ) -> int:
     """Is B better than A? Both run with the same seeds; the verdict is better, worse, equivalent or cannot tell yet.
 
@@ -160,31 +154,30 @@ def compare(
     """
     from moonbed.experiments import compare as job
     from moonbed.experiments.named import find_experiment
-    from moonbed.experiments.storage.store import Store
     from moonbed.report.verdicts import comparison_csv, comparison_json, comparison_table
 
-    where, questions = Store(store), chosen_metrics(metrics)
+    place, questions = work.place(), chosen_metrics(metrics)
+    where = place["store"]
     at_least("--draws", draws, 2)
     for option, value, top in (("--level", level, 1.0), ("--margin", margin, float("inf"))):
         if not 0 < value < top:
             raise SpecError([(option, f"should lie between 0 and {top:g}, given {value:g}")])
     if csv:
         check_writable(csv.parent)
-    page = page_path(report, beside(store, "compare.html"))
+    page = page_path(report, beside(work.store, "compare.html"))
     arms = [(text, experiment) for text, experiment in (find_experiment(text, where) for text in (a, b))]
     arms = [(text, changed(experiment, budget, changes)) for text, experiment in arms]
     count = seeds if seeds is not None else 28 if until_decided else 5
     options: dict[str, Any] = {"seeds": count, "until_decided": until_decided, "level": level, "margin": margin}
-    options |= {"draws": draws, "store": where, "device": device, "engine": engine.make()}
-    options["track"] = chosen_trackers(track)
+    options |= {"draws": draws, "track": chosen_trackers(track), **place}
     with said():
-        found, failures = last(job.compare(arms[0], arms[1], questions, **options), quiet)
+        found, failures = last(job.compare(arms[0], arms[1], questions, **options), work.quiet)
     if isinstance(found, job.Comparison):
         if csv:
             write_text(csv, comparison_csv(found))
-        print_found(found, comparison_table, comparison_json, json)
+        print_found(found, comparison_table, comparison_json, work.json)
         title = f"{found.b} against {found.a}"
-        write_report(page, found.rows, where, quiet or json, title=title, comparison=found)
+        write_report(page, found.rows, where, work.silent, title=title, comparison=found)
         return status(list(found.rows), failures)
     return status([], failures)
 
@@ -196,19 +189,11 @@ def anatomy(
     *changes: str,
     repeats: Annotated[int, Parameter(help="Draws of samples from the trained weights.")] = 5,
     seeds: Annotated[int, Parameter(help="Trainings from so many seeds instead, one draw each.")] = 1,
-    budget: Annotated[
-        str | None, Parameter(help="quick or paper; the configuration's own numbers unless said.")
-    ] = None,
-    metrics: Annotated[
-        str, Parameter(help="Suites or metrics, by name or as JSON, with commas between them.")
-    ] = "anatomy",
-    draws: Annotated[int, Parameter(help="Exact draws for the floor of each metric.")] = 39,
+    budget: BudgetOption = None,
+    metrics: MetricsOption = "anatomy",
+    draws: DrawsOption = 39,
     out: Annotated[Path, Parameter(help="Folder for table and picture.")] = Path("anatomy"),
-    engine: EngineOptions = LOCAL,
-    device: DeviceOption = "auto",
-    store: StoreOption = STORE,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
+    work: WorkOptions = WORK,
 ) -> int:
     """Split the error of a run into its causes: floor, sampler, capacity, estimation.
 
@@ -222,27 +207,26 @@ def anatomy(
     """
     from moonbed.experiments import anatomy as job
     from moonbed.experiments.named import find_experiment
-    from moonbed.experiments.storage.store import Store
     from moonbed.report import figures
     from moonbed.report.verdicts import anatomy_csv, anatomy_json, anatomy_table
 
-    where, questions = Store(store), chosen_metrics(metrics)
+    place, questions = work.place(), chosen_metrics(metrics)
+    where = place["store"]
     at_least("--draws", draws, 2)
     at_least("--seeds", seeds, 1)
     experiment = changed(find_experiment(what, where)[1], budget, changes)
     check_writable(out)
-    options: dict[str, Any] = {"repeats": repeats, "seeds": seeds, "draws": draws}
-    options |= {"store": where, "device": device, "engine": engine.make()}
-    found, failures = last(job.anatomy(experiment, questions, **options), quiet)
+    options: dict[str, Any] = {"repeats": repeats, "seeds": seeds, "draws": draws, **place}
+    found, failures = last(job.anatomy(experiment, questions, **options), work.quiet)
     if isinstance(found, job.Anatomy):
-        print_found(found, anatomy_table, anatomy_json, json)
+        print_found(found, anatomy_table, anatomy_json, work.json)
         write_text(out / "anatomy.csv", anatomy_csv(found))
         figures.save(figures.budget(found, 7.0), out / "anatomy.png")
         written = ["anatomy.csv", "anatomy.png"]
         if found.score_error:
             figures.save(figures.score_errors(found.score_error), out / "score_error.png")
             written.append("score_error.png")
-        if not (json or quiet):
+        if not work.silent:
             kept = where.experiment(found.experiment).path / job.KEPT
             say(f"{', '.join(written)} in {out}{os.sep}; kept in {kept}, where `moonbed plot` and `report` find it")
     return status([], failures)

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from moonbed.cli.app import STORE, JsonOption, StoreOption, app
+from moonbed.cli.app import app
+from moonbed.cli.options import STORE, JsonOption, StoreOption
 from moonbed.cli.output import escape, print_json, say, warn
 
 if TYPE_CHECKING:

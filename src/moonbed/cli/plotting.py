@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from moonbed._shown import printable
-from moonbed.cli.app import STORE, QuietOption, StoreOption, app
+from moonbed.cli.app import app
+from moonbed.cli.options import STORE, QuietOption, StoreOption
 from moonbed.cli.output import escape, print_rows, say, warn, write_text
 from moonbed.cli.parsing import check_writable, one_of
 from moonbed.component import SpecError, split_values

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from moonbed.cli.app import STORE, JsonOption, StoreOption, app
+from moonbed.cli.app import app
+from moonbed.cli.options import STORE, JsonOption, StoreOption
 from moonbed.cli.output import print_json, say_size, warn, written
 from moonbed.cli.parsing import check_page, chosen_metrics
 from moonbed.component import SpecError

@@ -6,9 +6,16 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from moonbed.cli.app import LOCAL, STORE, DeviceOption, EngineOptions, JsonOption, QuietOption, StoreOption, app
+from moonbed.cli.app import app
+from moonbed.cli.options import (
+    WORK,
+    BudgetOption,
+    DrawsOption,
+    TrackOption,
+    WorkOptions,
+)
 from moonbed.cli.output import escape, last, print_json, print_table, say, status
-from moonbed.cli.parsing import at_least, changed, chosen_metrics, one_of
+from moonbed.cli.parsing import at_least, changed, chosen_metrics, chosen_trackers, one_of
 from moonbed.component import SpecError
 
 
@@ -32,15 +39,10 @@ def search(
         int | None, Parameter(help="Trials that are proposed, and may run, at once; 4 unless said. Part of the search.")
     ] = None,
     confirm: Annotated[int, Parameter(help="Fresh seeds for the best trial and the base; 0 for none.")] = 3,
-    budget: Annotated[
-        str | None, Parameter(help="quick or paper; the configuration's own numbers unless said.")
-    ] = None,
-    draws: Annotated[int, Parameter(help="Exact draws for the floor of the metric.")] = 39,
-    engine: EngineOptions = LOCAL,
-    device: DeviceOption = "auto",
-    store: StoreOption = STORE,
-    json: JsonOption = False,
-    quiet: QuietOption = False,
+    budget: BudgetOption = None,
+    draws: DrawsOption = 39,
+    track: TrackOption = None,
+    work: WorkOptions = WORK,
 ) -> int:
     """Search a space for the best experiment, with Optuna; apart from comparisons, and resumed by the same command.
 
@@ -57,10 +59,9 @@ def search(
     from moonbed.experiments import search as job
     from moonbed.experiments.presets import BUDGETS
     from moonbed.experiments.spaces import Pruning, word
-    from moonbed.experiments.storage.store import Store
     from moonbed.report.searches import search_json, search_lines, search_tables
 
-    where, place = Store(store), engine.make()
+    place, trackers = work.place(), chosen_trackers(track)
     for option, value, low in (("--trials", trials, 1), ("--confirm", confirm, 0), ("--draws", draws, 1)):
         at_least(option, value, low)
     over, fixed = job.choices(_pairs(places))
@@ -68,17 +69,19 @@ def search(
     fields["method"] = None if method is None else one_of("--method", method, ("TPE", "Random"))
     if metric is not None:
         (fields["metric"],) = _one(chosen_metrics(metric))
-    name, found = job.find_search(" ".join([what, *(f"{k}={v}" for k, v in fixed.items())]), over, where, **fields)
+    name, found = job.find_search(
+        " ".join([what, *(f"{k}={v}" for k, v in fixed.items())]), over, place["store"], **fields
+    )
     if prune is not None:
         found = found.replace(prune=None if prune == "none" else Pruning.parse(prune))
     if budget is not None:
         found = found.replace(base=changed(found.base, budget, ()))
         name = " ".join([name, *(word(k, v) for k, v in BUDGETS[budget].changes.items())])
     options: dict[str, Any] = {"trials": trials, "minutes": timeout, "confirm": confirm, "draws": draws}
-    options |= {"store": where, "device": device, "engine": place}
-    result, failures = last(job.search(found, name=name, **options), quiet)
+    options |= {"track": trackers, **place}
+    result, failures = last(job.search(found, name=name, **options), work.quiet)
     if isinstance(result, job.Searched):
-        if json:
+        if work.json:
             print_json(search_json(result))
         else:
             for title, table in search_tables(result).items():

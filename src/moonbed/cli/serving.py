@@ -8,7 +8,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from moonbed.cli.app import STORE, StoreOption, app
+from moonbed.cli.app import app
+from moonbed.cli.options import STORE, StoreOption
 
 
 @app.command

@@ -12,7 +12,8 @@ from __future__ import annotations
 import math
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +29,7 @@ from moonbed.experiments.train import BLOCK
 from moonbed.metrics import Metric
 from moonbed.metrics.significance import Floor
 
-__all__ = ["Log", "Run", "Tracker", "tracked"]
+__all__ = ["Log", "Run", "Tracker", "telling", "tracked"]
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,35 @@ class Tracker(Component):
 Event = tuple[list[Experiment], Progress | Result | Failure]
 
 
+Told = Callable[[Sequence[Experiment], Progress | Result | Failure], None]
+
+
+@contextmanager
+def telling(
+    trackers: Sequence[Tracker],
+    store: Store,
+    metrics: Sequence[Metric],
+    draws: int = 0,
+    names: Mapping[str, str] | None = None,
+) -> Iterator[Told]:
+    """A function that tells trackers of an event. `names` is id -> what the user calls an experiment."""
+    for tracker in trackers:
+        tracker.require()
+    feeds = [_Feed(tracker, store, metrics, draws, {} if names is None else names) for tracker in trackers]
+
+    def tell(group: Sequence[Experiment], event: Progress | Result | Failure) -> None:
+        for feed in feeds:
+            feed.take(group, event)
+
+    try:
+        yield tell
+        for feed in feeds:
+            feed.end()
+    finally:
+        for feed in feeds:
+            feed.close()
+
+
 def tracked(
     events: Iterable[Event],
     trackers: Sequence[Tracker],
@@ -90,20 +120,11 @@ def tracked(
     draws: int = 0,
     names: Mapping[str, str] | None = None,
 ) -> Iterator[Event]:
-    """The same events, and what they say told to the trackers. `names` is id -> what the user calls an experiment."""
-    for tracker in trackers:
-        tracker.require()
-    feeds = [_Feed(tracker, store, metrics, draws, names or {}) for tracker in trackers]
-    try:
+    """The same events, and what they say told to the trackers, as by `telling`."""
+    with telling(trackers, store, metrics, draws, names) as tell:
         for group, event in events:
-            for feed in feeds:
-                feed.take(group, event)
+            tell(group, event)
             yield group, event
-        for feed in feeds:
-            feed.end()
-    finally:
-        for feed in feeds:
-            feed.close()
 
 
 class _Feed:
