@@ -46,7 +46,7 @@ def pages(tries: int, seed: int = 0) -> list[Count]:
         shutil.copytree(where / "whole", root)
         makers: dict[str, Callable[[Path], None]] = {
             "page": lambda out: _command(["report", "--store", str(root), "--out", str(out / "it")]),
-            "run and page": lambda out: _command([*ran, str(out / "it"), "--store", str(root)]),
+            "run and page": lambda out: _command([*ran, str(out / "it"), "--store", str(root), "--quiet"]),
             "figures": lambda out: _command(["plot", "--figures", "training", "--store", str(root), "--out", str(out)]),
             "index": lambda _: _index(root),
         }
@@ -99,7 +99,7 @@ def _command(words: Sequence[str]) -> None:
     from moonbed.cli import main
 
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    main([*words, "--quiet"])
+    main(words)
 
 
 def _index(root: Path) -> None:
