@@ -71,7 +71,8 @@ def _row(side: str, against: str, sizes: list[int], seconds: list[list[float]]) 
 # Metrics
 
 
-def child(name: str, n: int) -> None:
+def child(name: str, n: int) -> dict[str, Any]:
+    """What a metric takes at a size, in this process."""
     import resource
     import time
 
@@ -93,7 +94,13 @@ def child(name: str, n: int) -> None:
     value = float(metric(asked))
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    print(json.dumps({"n": n, "value": value, "seconds": seconds, "gigabytes": peak / 1e9}))
+    return {"n": n, "value": value, "seconds": seconds, "gigabytes": peak / 1e9}
+
+
+def apart(name: str, n: int, most: float) -> dict[str, Any]:
+    """The same in a process of its own, for at most so many seconds."""
+    command = [sys.executable, __file__, "--child", name, "--n", str(n)]
+    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, timeout=most).stdout)
 
 
 def grown(name: str, sizes: list[int], most: float) -> dict[str, Any]:
@@ -106,13 +113,11 @@ def grown(name: str, sizes: list[int], most: float) -> dict[str, Any]:
         if (predicted := _predicted(found, n)) > most:
             left_out[n] = f"about {short(predicted)} s"
             continue
-        command = [sys.executable, __file__, "--child", name, "--n", str(n)]
         try:  # a prediction may be wrong
-            done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, timeout=2 * most + 30)
+            found.append(apart(name, n, 2 * most + 30))
         except subprocess.TimeoutExpired:
             left_out[n] = f"stopped after {2 * most + 30:.0f} s"
             break
-        found.append(json.loads(done.stdout))
     kept = [f for f in found if f["n"] in sizes]
     b = exponent([f["n"] for f in kept], [f["seconds"] for f in kept])
     print(f"{name}: {sum(f['seconds'] for f in found):.1f} s", file=sys.stderr, flush=True)
@@ -174,7 +179,7 @@ def main() -> int:
     given = parser.parse_args()
     sizes, results, status = sorted(map(int, given.n.split(","))), {"limit": given.limit, "tiny": given.tiny}, 0
     if given.child:
-        child(given.child, sizes[0])
+        print(json.dumps(child(given.child, sizes[0])))
         return 0
     if given.tiny:
         sizes, given.metrics = [100, 200], "Energy,NLL"

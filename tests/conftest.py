@@ -40,5 +40,6 @@ def moonbed(capsys, monkeypatch, tmp_path):
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Quick tests first."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+    """Quick tests first; side by side the slow ones, so that at the end no core waits for another's long test."""
+    aside = "PYTEST_XDIST_WORKER" in os.environ
+    items.sort(key=lambda item: (item.get_closest_marker("slow") is not None) != aside)

@@ -708,3 +708,10 @@ def test_every_member_can_be_built_and_says_what_it_is(cls):
 def test_a_field_that_cannot_be_validated_is_an_error_of_the_author(load):
     with pytest.raises(TypeError, match=r"Mine\.odd: .*cannot be validated"):
         load(PLUGIN.format(slope=1).replace("slope: float = 1", "slope: float = 1\n    odd: object() = 1")).Mine()
+
+
+def test_a_change_inside_of_what_has_no_type_says_so():
+    from moonbed.experiments import PRESETS
+
+    with pytest.raises(SpecError, match="sampler: say which Sampler"):
+        PRESETS["ema"].replace(**{"sampler": {"eta": 1}, "sampler.steps": 3})

@@ -252,7 +252,16 @@ def older(path, patch):
     base.close()
 
 
-@pytest.mark.parametrize("trouble", [no_right, a_folder, locked, no_locks, older])
+def undecodable(path, patch):
+    """SQLite's own words about a damaged schema, which need not be UTF-8."""
+
+    def connect(*_, **__):
+        raise UnicodeDecodeError("utf-8", b"\xbe", 0, 1, "invalid start byte")
+
+    patch.setattr(sqlite3, "connect", connect)
+
+
+@pytest.mark.parametrize("trouble", [no_right, a_folder, locked, no_locks, older, undecodable])
 def test_whatever_the_file_is_runs_are_listed(store, monkeypatch, trouble):
     told(store.index())
     kept = trouble(store.root / NAME, monkeypatch)  # noqa: F841 (a lock ends with it)

@@ -254,7 +254,6 @@ def test_ctrl_c_saves_what_runs_and_ends_all_processes(marked, file, experiments
 MANY = """
 import sys
 
-sys.path.insert(0, sys.argv[1])
 from small import METRICS, tiny
 
 from moonbed.diffusion.objectives import Progressive
@@ -266,23 +265,29 @@ from moonbed.experiments.engines import engine_of
 from moonbed.experiments.engines import Failure
 from moonbed.experiments.run import execute
 
-if __name__ == "__main__":
+
+def work(folder, engine, jobs):
     teacher = tiny("fast", training__schedule=Linear(), training__prediction=Velocity(), sampler=Heun(steps=4))
     taught = {"training.teacher": teacher.training, "training.objective": Progressive(steps=2), "sampler": Jump()}
     found = [tiny(name) for name in PRESETS] + [teacher.replace(**taught, **{"training.batch": b}) for b in (32, 64)]
-    engine = engine_of(sys.argv[3], jobs=int(sys.argv[4]))
-    for _, event in execute(found, METRICS, Store(sys.argv[2]), "cpu", engine, draws=2):
+    for _, event in execute(found, METRICS, Store(folder), "cpu", engine_of(engine, jobs=jobs), draws=2):
         assert not isinstance(event, Failure), event
+
+
+if __name__ == "__main__":
+    work(sys.argv[1], "ray", 2)
 """
 
 
 def test_every_preset_and_a_teacher_leave_the_same_bits(marked, tmp_path):
+    exec(MANY, here := {"__name__": "here"})
+    here["work"](tmp_path / "local", "local", 1)
     (tmp_path / "many.py").write_text(MANY)
-    for engine, jobs in (("local", 1), ("ray", 2)):
-        words = [sys.executable, str(tmp_path / "many.py"), str(Path(__file__).parent), str(tmp_path / engine)]
-        done = subprocess.run([*words, engine, str(jobs)], capture_output=True, text=True, timeout=PATIENCE)
-        assert done.returncode == 0, done.stderr
-        assert not done.stdout
+    words = [sys.executable, str(tmp_path / "many.py"), str(tmp_path / "ray")]
+    path = {"PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent)])}
+    done = subprocess.run(words, env=os.environ | path, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    assert not done.stdout
     assert gone(marked)
     found = files(tmp_path / "local", ENDS)
     assert len(found) > 20

@@ -331,17 +331,19 @@ def command(store: Path, jobs: int) -> list[str]:
     words += ["n=50", "training.network.hidden=[16]", "training.optimizer.lr=1e-6..1e-1:log", "sampler.eta=0.0"]
     words += ["sampler=DDIM", "--prune", json.dumps(EAGER.spec()), "--together", "2"]
     words += ["--metric", "SlicedW1", "--trials", "4", "--confirm", "1", "--json", "--store", str(store)]
-    return [sys.executable, "-m", "moonbed", *words, "--jobs", str(jobs), *QUICK]
+    return [*words, "--jobs", str(jobs), *QUICK]
 
 
 @pytest.mark.slow
-def test_killed_again_and_again_it_gives_the_same_trials(tmp_path):
+def test_killed_again_and_again_it_gives_the_same_trials(moonbed, tmp_path):
+    """Two jobs that are killed, and then one, against one that nobody disturbs."""
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    whole = subprocess.run(command(tmp_path / "whole", 1), capture_output=True, text=True, env=env)
-    assert whole.returncode == 0, whole.stderr
+    code, whole, err = moonbed(*command(tmp_path / "whole", 1))
+    assert code == 0, err
     store, kills = tmp_path / "killed", 0
     for pause in (0.1, 0.4):
-        process = subprocess.Popen(command(store, 2), env=env, start_new_session=True, stdout=subprocess.DEVNULL)
+        words = [sys.executable, "-m", "moonbed", *command(store, 2)]
+        process = subprocess.Popen(words, env=env, start_new_session=True, stdout=subprocess.DEVNULL)
         seen = len(list(store.rglob("*.safetensors")))
         deadline = time.monotonic() + 60
         while process.poll() is None and time.monotonic() < deadline:
@@ -354,9 +356,9 @@ def test_killed_again_and_again_it_gives_the_same_trials(tmp_path):
             kills += 1
         process.wait()
     assert kills == 2
-    done = subprocess.run(command(store, 2), capture_output=True, text=True, env=env)
-    assert done.returncode == 0, done.stderr
-    one, two = (json.loads(each.stdout) for each in (whole, done))
+    code, done, err = moonbed(*command(store, 1))
+    assert code == 0, err
+    one, two = json.loads(whole), json.loads(done)
     assert two["trials"] == one["trials"]
     assert [r["metrics"] for r in two["confirmed"]] == [r["metrics"] for r in one["confirmed"]]
     ends = ("weights.safetensors", ".npy")

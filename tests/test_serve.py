@@ -452,10 +452,19 @@ def test_a_training_is_seen_while_it_runs(tmp_path, monkeypatch):
         assert api(port, f"runs/{key}/live")["step"] == 400
 
 
+SAVING_OFTEN = """
+import importlib, sys
+importlib.import_module("moonbed.experiments.session").CHECKPOINT_SECONDS = 0.1
+from moonbed.cli import main
+main(sys.argv[1:])
+"""
+"""The command, with so many checkpoints that whoever waits for two of them waits for little else."""
+
+
 @contextmanager
-def command(*words: str):
+def command(*words: str, program=("-m", "moonbed")):
     process = subprocess.Popen(
-        [sys.executable, "-m", "moonbed", *words],
+        [sys.executable, *program, *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -473,12 +482,12 @@ def command(*words: str):
 def test_two_commands_one_trains_and_one_looks(tmp_path):
     """Steps and losses grow; a training that is killed is interrupted; Ctrl-C ends the server without a word."""
     store = tmp_path / "runs"
-    words = ["run", "ddpm", "training.steps=19900", "training.batch=1024", "--quiet", "--jobs", "1", "--device", "cpu"]
+    words = ["run", "ddpm", "training.steps=19900", "training.batch=64", "--quiet", "--jobs", "1", "--device", "cpu"]
     with command("serve", "--port", "0", "--store", str(store)) as server:
         first = server.stdout.readline()
         port = int(re.fullmatch(rf"serving {store} on http://127\.0\.0\.1:(\d+)\n", first)[1])
         assert api(port, "runs")["runs"] == []
-        with command(*words, "--store", str(store)) as training:
+        with command(*words, "--store", str(store), program=("-c", SAVING_OFTEN)) as training:
             one = wait_for(lambda: next((r for r in api(port, "runs")["runs"] if r["step"]), None))
             more = wait_for(lambda: next((r for r in api(port, "runs")["runs"] if r["step"] > one["step"]), None))
             assert (one["status"], one["steps"]) == (more["status"], more["steps"]) == ("training", 19_900)
@@ -541,6 +550,10 @@ def test_the_list_in_a_browser(view):
     losses = [float(t) for t in view.locator("td.loss span").all_inner_texts() if t != "–"]
     assert losses == sorted(losses)
     assert "sort=loss" in view.url
+    for stranger in ("__proto__", "constructor", "toString"):  # what every object has
+        view.goto(f"{view.address}/#sort={stranger}")
+        view.wait_for_selector("th[data-key=started][aria-sort=descending]")
+        assert view.locator("tbody tr").count() == 6
 
 
 @pytest.mark.parametrize("which", ["done", "interrupted", "hostile"])

@@ -153,9 +153,14 @@ MODELS = [
 ]
 
 
-@pytest.mark.parametrize(("classifier", "model"), MODELS)
+@pytest.mark.parametrize(
+    ("classifier", "model", "gram"),
+    [
+        pytest.param(*MODELS[0], 10_000, id="svm, kernel matrix"),
+        *(pytest.param(*m, 0, id=m[0]) for m in MODELS),
+    ],
+)
 @pytest.mark.parametrize("shape", [(60, 60, 2), (90, 45, 3), (300, 310, 2)], ids=str)
-@pytest.mark.parametrize("gram", [10_000, 0], ids=["kernel matrix", "no matrix"])
 @pytest.mark.usefixtures("blocks")
 def test_c2st_is_the_pipeline_written_out(classifier, model, shape, gram, monkeypatch):
     monkeypatch.setattr(two_sample, "_GRAM", gram)

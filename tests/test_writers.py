@@ -23,9 +23,9 @@ KINDS = ["locks", "no locks", "url"]
 """A folder; a folder on a file system that knows no locks; a file system of fsspec that several processes see."""
 
 COMMON = """
-import errno, sys
+import errno, os, sys
 sys.path.insert(0, {tests!r})
-kind, root = sys.argv[1:3]
+kind, root, *numbers = sys.argv[1:]
 if kind == "no locks":
     import fcntl
     def flock(*_):
@@ -34,11 +34,18 @@ if kind == "no locks":
 if kind == "url":
     import shared_files
 from moonbed.experiments import Store, run
+"""
+
+FORK = """
+for number in map(int, numbers):  # all at once, after what takes long
+    if not os.fork():
+        break
+else:
+    sys.exit(max([os.waitstatus_to_exitcode(os.wait()[1]) for _ in numbers], key=abs))
 store = Store(root)
 """
 
 FINISH = """
-number = int(sys.argv[3])
 def work(k):
     folder = store.folder(f"{k:016x}")
     folder.alone = False
@@ -51,17 +58,22 @@ for k in range(40):
     work(k)
 """
 
-RUN = """
-import importlib
+TRAINING = """
+from diffusers import DDPMScheduler
+from diffusers.models import embeddings
 from small import tiny
 from moonbed.metrics.two_sample import SlicedW1
 from moonbed.experiments import process
-if len(sys.argv) > 4:  # as on a machine with other last bits
+"""
+"""What a training imports, once for all of them."""
+
+RUN = """
+if kind != "locks":  # as on a machine with other last bits
     real = process.generate
-    process.generate = lambda *a, **k: (x + 1e-6 * int(sys.argv[4]) for x in real(*a, **k))
+    process.generate = lambda *a, **k: (x + 1e-6 * number for x in real(*a, **k))
 experiment = tiny(training__steps=60, n=20)
 (found,) = run(experiment, metrics=(SlicedW1(directions=16),), store=store, device="cpu")
-print(found.status)
+os.write(1, f"{found.status} ".encode())  # in one piece
 """
 
 
@@ -69,20 +81,13 @@ def root_of(kind: str, tmp_path: Path) -> str:
     return f"shared://{tmp_path}/runs" if kind == "url" else str(tmp_path / "runs")
 
 
-def start(code: str, *words: object) -> subprocess.Popen:
+def processes(code: str, kind: str, root: str, numbers: range) -> str:
+    """What they say: forks of one that has imported what takes long, so that they start at once."""
     code = COMMON.replace("{tests!r}", repr(str(Path(__file__).parent))) + code
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-def ended(processes: list[subprocess.Popen]) -> list[str]:
-    out = []
-    for process in processes:
-        said, error = process.communicate(timeout=120)
-        assert process.returncode == 0, error
-        out.append(said)
-    return out
+    words = [sys.executable, "-c", code, kind, root, *map(str, numbers)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +99,7 @@ def shared():
 def test_who_finishes_first_stays_whole(tmp_path, kind):
     """Four processes with four results for the same forty folders: each folder holds one of them, and nothing else."""
     root = root_of(kind, tmp_path)
-    ended([start(FINISH, kind, root, number) for number in range(1, 5)])
+    processes(FORK + FINISH, kind, root, range(1, 5))
     store, winners = Store(root), set()
     for k in range(40):
         folder = Folder(store.root / f"{k:016x}", alone=False)
@@ -111,8 +116,7 @@ def test_who_finishes_first_stays_whole(tmp_path, kind):
 def test_drivers_that_complete_the_same_run(tmp_path, kind):
     """Two that compute other last bits, and a third, later: one result, on which all agree, undamaged."""
     root = root_of(kind, tmp_path)
-    said = ended([start(RUN, kind, root, k, *([] if kind == "locks" else [k])) for k in range(3)])
-    assert said == ["done\n"] * 3
+    assert processes(TRAINING + FORK + RUN, kind, root, range(3)) == "done " * 3
     store = Store(root)
     folder, training = store.experiment(EXPERIMENT), store.training(EXPERIMENT.training)
     verify_run(folder)

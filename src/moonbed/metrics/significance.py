@@ -16,6 +16,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import NamedTuple
 
 __all__ = [
@@ -55,7 +57,7 @@ class Floor:
     @property
     def mean(self) -> float:
         """Their mean: not 0 for a biased metric."""
-        return sum(self.values) / self.draws
+        return _mean(self.values)
 
     @property
     def lo(self) -> float:
@@ -120,6 +122,11 @@ class Spread(NamedTuple):
     sd: float | None
 
 
+def _mean(values: Sequence[float]) -> float:
+    """Added one by one: `sum` compensates floats since Python 3.12, and has other last bits there than before."""
+    return reduce(add, values, 0) / len(values)
+
+
 def spread(values: Sequence[float]) -> Spread:
     """Mean and sample standard deviation. Raises ValueError for no values.
 
@@ -128,7 +135,7 @@ def spread(values: Sequence[float]) -> Spread:
     """
     if not len(values):
         raise ValueError("no values")
-    n, mean = len(values), sum(values) / len(values)
+    n, mean = len(values), _mean(values)
     if n == 1:
         return Spread(float(mean), None)
     if not all(map(math.isfinite, values)):

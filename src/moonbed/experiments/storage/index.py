@@ -246,7 +246,7 @@ class Index:
             self.kept = True
         except sqlite3.OperationalError:  # locked, no space, no right to write
             return
-        except (sqlite3.Error, OSError):
+        except (sqlite3.Error, OSError, ValueError):  # ValueError: what sqlite says of damage may be no text
             _forget(self.file)
 
 
