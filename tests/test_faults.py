@@ -136,8 +136,9 @@ def whole(two):
     return found
 
 
-def complete(driver: Path, store: Path, jobs: int, whole: dict[str, str]) -> None:
-    code, _, err = finish(start(driver, store, jobs))
+def complete(moonbed, store: Path, whole: dict[str, str]) -> None:
+    """The same command, in this process."""
+    code, _, err = moonbed(*WORDS, "--store", store, "--jobs", 1)
     assert code == 0, err
     assert files(store, (".npy", ".safetensors", ".jsonl")) == whole
     assert not list(store.rglob(".*.*.????????")), "half written files were left"
@@ -154,7 +155,7 @@ def test_two_commands_on_one_training(two):
     assert sorted(line.split(": train")[0] for line in trained) == ["ema training.seed=0", "ema training.seed=1"]
 
 
-def test_killed_again_and_again_it_ends_with_the_same_bits(driver, tmp_path, whole):
+def test_killed_again_and_again_it_ends_with_the_same_bits(moonbed, driver, tmp_path, whole):
     """SIGKILL at random moments while it trains: once to the parent alone, whose workers then end by themselves, then
     to all processes at once. Another number of jobs makes an end of it.
     """
@@ -182,14 +183,14 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(driver, tmp_path, who
     assert first
     assert all(second.get(training, STEPS) >= step for training, step in first.items())
     assert any(second.get(training, STEPS) > step for training, step in first.items())
-    complete(driver, tmp_path, 1, whole)
+    complete(moonbed, tmp_path, whole)
 
 
 @pytest.mark.parametrize(
     ("number", "to", "jobs"),
     [(signal.SIGINT, "process", 1), (signal.SIGINT, "group", 2), (signal.SIGTERM, "group", 2)],
 )
-def test_ctrl_c(driver, tmp_path, whole, number, to, jobs):
+def test_ctrl_c(moonbed, driver, tmp_path, whole, number, to, jobs):
     """One clear line, the shell's status, a checkpoint, and the same command goes on; a terminal and a scheduler signal
     the whole group.
     """
@@ -211,7 +212,7 @@ def test_ctrl_c(driver, tmp_path, whole, number, to, jobs):
     assert "Traceback" not in err, err
     assert err.count("moonbed:") == 1
     assert list(tmp_path.glob("*/checkpoint.json"))
-    complete(driver, tmp_path, 1, whole)
+    complete(moonbed, tmp_path, whole)
 
 
 LOST = """
