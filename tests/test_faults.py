@@ -290,7 +290,9 @@ def test_the_harness_sees_what_is_lost(imported, monkeypatch):
     """With a write that goes straight to its place, things are lost and counted."""
     from moonbed.experiments.storage import places
 
-    monkeypatch.setattr(places, "put", lambda path, data: (path.parent.mkdir(exist_ok=True), path.write_bytes(data)))
+    monkeypatch.setattr(
+        places, "put", lambda path, data: (path.parent.mkdir(parents=True, exist_ok=True), path.write_bytes(data))
+    )
     assert any(count.lost for count in faults_writes.writes(every=25))
 
 
