@@ -24,6 +24,7 @@ from moonbed.experiments.spaces import Choice, Float, Int, Pruning, Search, Spac
 from moonbed.experiments.storage.runs import load_checkpoint
 from moonbed.experiments.stored import finished
 from moonbed.experiments.trackers import Log, Tracker
+from moonbed.targets.empirical import Points
 
 OVER = {"training.optimizer.lr": "1e-3..1e-1:log", "training.prediction": "Epsilon,V"}
 EAGER = Pruning(rungs=(0.5,), after=2, keep=0.5, n=50)
@@ -452,3 +453,10 @@ def test_a_store_with_a_search_in_it_is_whole(moonbed, tmp_path):
     before = files(tmp_path / "runs")
     assert moonbed("gc")[0] == 0
     assert files(tmp_path / "runs") == before
+
+
+def test_a_base_whose_data_cannot_be_read_is_named():
+    with pytest.raises(SpecError) as caught:
+        Search(base=tiny(training__target=Points()), over={"sampler.steps": Choice((4, 8))})
+    assert [place for place, _ in caught.value.problems] == ["base"]
+    assert "file: give the path of a file" in str(caught.value)

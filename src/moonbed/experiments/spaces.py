@@ -157,7 +157,12 @@ class Search(Component):
         fixed = [p for p in self.over if any(p == f or p.startswith(f"{f}.") for f in FIXED)]
         for place in fixed:
             yield f"over.{place}", "is the question itself: values are ranked that answer the same one"
-        if lacks := askable_of(self.base, [self.metric]).get(self.metric.id):
+        try:
+            lacks = askable_of(self.base, [self.metric]).get(self.metric.id)
+        except SpecError as error:  # the target's data cannot be read
+            yield from (("base", f"{place}: {message}") for place, message in error.problems)
+            return
+        if lacks:
             yield "metric", f"{self.metric.label} {lacks}"
         if not fixed:
             yield from self._check_places()
