@@ -1,4 +1,5 @@
-"""Faults, counted: processes killed, writes that fail, bytes that turn over, folders full, read-only or shared.
+"""Faults, counted: processes killed, writes that fail, bytes that turn over, folders full, read-only
+or shared, readers that go, clocks that jump.
 
     python benchmarks/faults.py --out build/faults.json
     python benchmarks/faults.py --only kills,writes --scale 0.1
@@ -22,6 +23,7 @@ from pathlib import Path
 import faults_damage
 import faults_folders
 import faults_kills
+import faults_outputs
 import faults_writes
 from common import one_thread
 from faults_subject import Count, command
@@ -38,6 +40,12 @@ def _commands(scale: float, seed: int) -> Iterator[Count]:
     yield faults_kills.commands(max(3, round(scale * 21)), seed)
     yield faults_folders.startup(max(2, round(scale * 10)), seed)
     yield faults_folders.pipes()
+    yield from faults_outputs.pipes(faults_outputs.PRINTING[:: max(1, round(1 / scale))])
+
+
+def _outputs(scale: float, seed: int) -> Iterator[Count]:
+    yield from faults_outputs.pages(max(2, round(scale * 40)), seed)
+    yield from faults_outputs.disturbed(max(1, round(scale * 20)), seed)
 
 
 def _signals(scale: float, seed: int) -> Iterator[Count]:
@@ -66,6 +74,7 @@ PARTS: dict[str, Part] = {
     "folders": _folders,
     "signals": _signals,
     "commands": _commands,
+    "outputs": _outputs,
 }
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from faults_kills import stage_folder
 from faults_subject import Child, Count, asked, damage, spoken, subject
@@ -24,7 +25,8 @@ from faults_subject import Child, Count, asked, damage, spoken, subject
 from moonbed.experiments import Store, StoreError
 from moonbed.experiments.floors import load_floor, save_floor
 from moonbed.experiments.storage.folder import Folder
-from moonbed.experiments.storage.runs import drop_checkpoint, load_checkpoint, save_checkpoint
+from moonbed.experiments.storage.runs import drop_checkpoint, load_checkpoint, save_checkpoint, save_spec
+from moonbed.writing import write_page
 
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT)
 FAILING = frozenset({"open", "write", "flush", "fsync", "replace", "rename", "mkdir", "link", "unlink", "remove"})
@@ -88,6 +90,34 @@ def _create(root: Path) -> None:
         raise StoreError(f"cannot write: {error.strerror}") from None
 
 
+def _page(text: str) -> Callable[[Path], None]:
+    def write(root: Path) -> None:
+        with patch("moonbed.writing.html_of", return_value=text * 1000):
+            write_page(root / "a" / "page.html", [], Store(root))
+
+    return write
+
+
+def _page_text(root: Path) -> str:
+    return (root / "a" / "page.html").read_text()
+
+
+def _indexed(*seeds: int) -> Callable[[Path], None]:
+    """Experiments without a record, and the index brought up to date with them."""
+
+    def write(root: Path) -> None:
+        for seed in seeds:
+            save_spec(Store(root).experiment(subject(seed)), subject(seed))
+        Store(root).index().look()
+
+    return write
+
+
+def _listed(root: Path) -> list[str]:
+    index = Store(root).index()
+    return sorted(f"{run.id} {index.spec(run)}" for run in index.look())
+
+
 WRITERS = (
     Writer(
         "a file",
@@ -107,6 +137,8 @@ WRITERS = (
     Writer("the first checkpoint", _nothing, _checkpoint(100), _step),
     Writer("a later checkpoint", _checkpoint(100), _checkpoint(200), _step),
     Writer("the end of checkpoints", _checkpoint(100), lambda root: drop_checkpoint(Folder(root / "a")), _step),
+    Writer("a page in place of another", _page("old"), _page("new!"), _page_text),
+    Writer("an index with one run more", _indexed(0), _indexed(1), _listed),
     Writer(
         "more draws of a floor",
         _floor(3),
@@ -125,7 +157,7 @@ def _at(number: int, act: Callable[[], None], only: frozenset[str] | None = None
             return
         owner = getattr(function, "__self__", None)
         module = getattr(owner, "__name__", "") if type(owner).__name__ == "module" else type(owner).__module__
-        if module not in ("posix", "_io", "io") or (only is not None and function.__name__ not in only):
+        if module not in ("posix", "_io", "io", "sqlite3") or (only is not None and function.__name__ not in only):
             return
         seen.append(function.__name__)
         if len(seen) == number:

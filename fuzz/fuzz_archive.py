@@ -90,7 +90,7 @@ def packed(draw: Draw) -> bytes:
             del entries[name]
         elif how == 2:
             entries[name] = bytes(draw.from_.ConsumeBytes(400))
-        elif name.endswith(".json"):
+        elif name.endswith(".json") and name in ENTRIES:
             given = {k: v for k, v in json.loads(ENTRIES[name]).items() if k not in ("seal", "place")}
             place = MANIFEST if name == MANIFEST else store.place(ROOT / name)
             given = draw.mutated(given)

@@ -358,6 +358,12 @@ ATTACKS = {
         f"{E}/anatomy.json",
         sealed({"repeats": 2, "seeds": 1, "values": "all", "score_error": {}}, f"{RUN.id}/anatomy.json"),
     ),
+    "an error budget without its causes": with_file(
+        f"{E}/anatomy.json",
+        sealed(
+            {"repeats": 2, "seeds": 1, "values": {"MMD": {"floor": [0.1]}}, "score_error": {}}, f"{RUN.id}/anatomy.json"
+        ),
+    ),
     "a checkpoint of a finished training": with_file(
         f"{T}/checkpoint.json",
         sealed(

@@ -132,7 +132,7 @@ def test_engines(engine, reference, tmp_path):
     assert differing(whole(tmp_path, ENGINES[engine], order=-1), reference) == []
 
 
-@pytest.mark.parametrize("threads", [4])
+@pytest.mark.parametrize("threads", [2])
 def test_one_call_each_in_another_order_with_other_threads(threads, reference, tmp_path):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -149,16 +149,16 @@ def test_one_call_each_in_another_order_with_other_threads(threads, reference, t
 
 
 SURROUNDINGS = {
-    "two threads": {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2", "PYTHONHASHSEED": "2", "TZ": "Asia/Kathmandu"},
-    "four threads": {"OMP_NUM_THREADS": "4", "OPENBLAS_NUM_THREADS": "4", "PYTHONHASHSEED": "3", "LC_ALL": "C"},
+    **{"OMP_NUM_THREADS": "4", "OPENBLAS_NUM_THREADS": "4", "MKL_NUM_THREADS": "2"},
+    **{"PYTHONHASHSEED": "2", "TZ": "Asia/Kathmandu", "LC_ALL": "C"},
 }
+"""All at once: what one of them changed would show."""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SURROUNDINGS)
-def test_a_new_process_in_other_surroundings(name, reference, tmp_path):
+def test_a_new_process_in_other_surroundings(reference, tmp_path):
     inherited = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
-    environment = {**inherited, **SURROUNDINGS[name], "PYTHONPATH": os.pathsep.join([*sys.path, str(TESTS)])}
+    environment = {**inherited, **SURROUNDINGS, "PYTHONPATH": os.pathsep.join([*sys.path, str(TESTS)])}
     (tmp_path / "elsewhere").mkdir()
     code = "import pathlib, test_determinism; test_determinism.whole(pathlib.Path('../store'))"
     words = [sys.executable, "-c", code]

@@ -20,6 +20,7 @@ from small import files, usual_signals
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import faults_damage
+import faults_outputs
 import faults_subject
 import faults_writes
 
@@ -135,8 +136,9 @@ def whole(two):
     return found
 
 
-def complete(driver: Path, store: Path, jobs: int, whole: dict[str, str]) -> None:
-    code, _, err = finish(start(driver, store, jobs))
+def complete(moonbed, store: Path, whole: dict[str, str]) -> None:
+    """The same command, in this process."""
+    code, _, err = moonbed(*WORDS, "--store", store, "--jobs", 1)
     assert code == 0, err
     assert files(store, (".npy", ".safetensors", ".jsonl")) == whole
     assert not list(store.rglob(".*.*.????????")), "half written files were left"
@@ -153,7 +155,7 @@ def test_two_commands_on_one_training(two):
     assert sorted(line.split(": train")[0] for line in trained) == ["ema training.seed=0", "ema training.seed=1"]
 
 
-def test_killed_again_and_again_it_ends_with_the_same_bits(driver, tmp_path, whole):
+def test_killed_again_and_again_it_ends_with_the_same_bits(moonbed, driver, tmp_path, whole):
     """SIGKILL at random moments while it trains: once to the parent alone, whose workers then end by themselves, then
     to all processes at once. Another number of jobs makes an end of it.
     """
@@ -181,14 +183,14 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(driver, tmp_path, who
     assert first
     assert all(second.get(training, STEPS) >= step for training, step in first.items())
     assert any(second.get(training, STEPS) > step for training, step in first.items())
-    complete(driver, tmp_path, 1, whole)
+    complete(moonbed, tmp_path, whole)
 
 
 @pytest.mark.parametrize(
     ("number", "to", "jobs"),
     [(signal.SIGINT, "process", 1), (signal.SIGINT, "group", 2), (signal.SIGTERM, "group", 2)],
 )
-def test_ctrl_c(driver, tmp_path, whole, number, to, jobs):
+def test_ctrl_c(moonbed, driver, tmp_path, whole, number, to, jobs):
     """One clear line, the shell's status, a checkpoint, and the same command goes on; a terminal and a scheduler signal
     the whole group.
     """
@@ -210,7 +212,7 @@ def test_ctrl_c(driver, tmp_path, whole, number, to, jobs):
     assert "Traceback" not in err, err
     assert err.count("moonbed:") == 1
     assert list(tmp_path.glob("*/checkpoint.json"))
-    complete(driver, tmp_path, 1, whole)
+    complete(moonbed, tmp_path, whole)
 
 
 LOST = """
@@ -288,18 +290,79 @@ def test_the_harness_sees_what_is_lost(imported, monkeypatch):
     """With a write that goes straight to its place, things are lost and counted."""
     from moonbed.experiments.storage import places
 
-    monkeypatch.setattr(places, "put", lambda path, data: (path.parent.mkdir(exist_ok=True), path.write_bytes(data)))
+    monkeypatch.setattr(
+        places, "put", lambda path, data: (path.parent.mkdir(parents=True, exist_ok=True), path.write_bytes(data))
+    )
     assert any(count.lost for count in faults_writes.writes(every=25))
 
 
 def test_what_a_killed_process_left_among_the_floors_is_swept(tmp_path):
-    store = Store(tmp_path)
-    old, fresh = (tmp_path / "floors" / f".a.json.{k}.0123abcd" for k in (7, 8))
+    """Not what a process that lives still writes, however old it is: it may have slept, or the clock jumped."""
+    store, nobody = Store(tmp_path), 2**30
+    old, fresh, living = (tmp_path / "floors" / f".{k}.json.{nobody}.0123abcd" for k in range(3))
+    living = living.with_name(f".a.json.{os.getpid()}.0123abcd")
     token = tmp_path / ".seen.engine.0123abcd"
     old.parent.mkdir()
-    for path in (old, fresh, token):
+    for path in (old, fresh, living, token):
         path.touch()
-    for path in (old, token):
+    for path in (old, living, token):
         os.utime(path, (time.time() - 7200,) * 2)
     store.check_writable()
-    assert [path.exists() for path in (old, fresh, token)] == [False, True, True]
+    assert [path.exists() for path in (old, fresh, living, token)] == [False, True, True, True]
+
+
+@pytest.mark.parametrize("how", ["put", "create"])
+def test_what_is_taken_away_while_it_is_written_is_written_again(tmp_path, monkeypatch, how):
+    """By a process of another machine, whose clock is another; also the folder, if it was empty."""
+    from moonbed.experiments.storage import places
+
+    real, taken = places._beside, []
+
+    def beside(path, data):
+        temporary = real(path, data)
+        if len(taken) < places.TRIES - 1:
+            taken.append(temporary)
+            temporary.unlink()
+            path.parent.rmdir()
+        return temporary
+
+    monkeypatch.setattr(places, "_beside", beside)
+    getattr(places, how)(tmp_path / "a" / "b.txt", b"whole")
+    assert len(taken) == places.TRIES - 1
+    assert (tmp_path / "a" / "b.txt").read_bytes() == b"whole"
+    assert len(list((tmp_path / "a").iterdir())) == 1
+
+
+UNREAD = """
+import sys
+from pathlib import Path
+from moonbed.cli.app import app, main
+
+@app.command
+def long():
+    print("x" * 1_000_000)
+    Path(sys.argv[1]).write_text("after it")
+    return 1
+
+main(["long"])
+"""
+
+
+def test_what_nobody_reads_ends_no_command(tmp_path):
+    """`moonbed run ... | head -1`: the page is written after the table; and the status is that of the work."""
+    command = [sys.executable, "-c", UNREAD, str(tmp_path / "page")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait()) == ("", 1)
+    assert (tmp_path / "page").read_text() == "after it"
+
+
+def test_without_an_output_a_command_does_its_work(tmp_path):
+    """`moonbed list >&-`"""
+    words = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-m", "moonbed", "index", "--store", str(tmp_path)]
+    found = subprocess.run(words, stderr=subprocess.PIPE, text=True)
+    assert (found.stderr, found.returncode) == ("", 0)
+
+
+def test_a_sweep_beside_with_a_clock_that_is_ahead(imported):
+    harmless(*faults_outputs.disturbed(1, seed=3))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -252,7 +254,16 @@ def older(path, patch):
     base.close()
 
 
-@pytest.mark.parametrize("trouble", [no_right, a_folder, locked, no_locks, older])
+def undecodable(path, patch):
+    """SQLite's own words about a damaged schema, which need not be UTF-8."""
+
+    def connect(*_, **__):
+        raise UnicodeDecodeError("utf-8", b"\xbe", 0, 1, "invalid start byte")
+
+    patch.setattr(sqlite3, "connect", connect)
+
+
+@pytest.mark.parametrize("trouble", [no_right, a_folder, locked, no_locks, older, undecodable])
 def test_whatever_the_file_is_runs_are_listed(store, monkeypatch, trouble):
     told(store.index())
     kept = trouble(store.root / NAME, monkeypatch)  # noqa: F841 (a lock ends with it)
@@ -260,6 +271,29 @@ def test_whatever_the_file_is_runs_are_listed(store, monkeypatch, trouble):
     again = Store(store.root)
     assert told(again.index()) == told(Index(Memory(store)))
     assert len(listed(again).lines) == len(RUNS)
+
+
+def test_what_could_not_be_read_once_is_read_again(store, monkeypatch):
+    """A fault of the disk, no right, too many open files: the index does not keep that as what the store holds."""
+    from moonbed.experiments.storage import index, places
+
+    monkeypatch.setattr(index, "SETTLED", -1e3)  # nothing is too young to be kept
+    whole = told(Store(store.root, readonly=True).index())
+    shutil.copytree(store.root, store.root.parent / "copy")
+    (store.root.parent / "copy" / NAME).unlink(missing_ok=True)
+    again = Store(store.root.parent / "copy")
+
+    def fails(*_, **__):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(places, "read", fails)
+        assert {run.status for run in again.index().look()} == {"damaged"}
+    with monkeypatch.context() as patch:
+        patch.setattr(index, "open", fails, raising=False)
+        runs = Store(again.root).index()
+        assert set(map(str, runs.values(runs.look()).values())) == {"{}"}
+    assert told(Store(again.root).index()) == whole
 
 
 def test_an_older_index_is_made_anew(store):

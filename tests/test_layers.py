@@ -96,6 +96,13 @@ def test_experiments_draws_and_prints_nothing(path):
     assert not {name for name in imports(path) if layer(name) in {"matplotlib", "rich", "cyclopts"}}
 
 
+@pytest.mark.parametrize("path", [p for p in FILES if p.parent.name == "storage"], ids=name_of)
+def test_the_store_knows_nothing_of_what_is_asked_of_it(path):
+    """Configurations, how far a task is, and the name of one file: nothing that trains, samples or makes rows."""
+    inner = {name.split(".")[1] for name in ours(path) if name.startswith("experiments.")}
+    assert inner <= {"storage", "spec", "engines", "lossfloor"}
+
+
 @pytest.mark.parametrize("path", under("report"))
 def test_a_report_does_not_train(path):
     assert not ours(path) & TRAINING

@@ -322,9 +322,18 @@ def test_the_links_of_the_tutorial_lead_somewhere():
         assert (TUTORIAL.parent / link).exists(), link
 
 
+LESS = {'"n": 2_000': '"n": 500', "draws=19": "draws=5", "repeats=3": "repeats=2", "seeds=4": "seeds=3"}
+
+
 @pytest.mark.slow
 def test_the_tutorial_runs(tmp_path):
-    cells = code_cells(execute(nbformat.read(TUTORIAL, 4), tmp_path))
+    """Every cell, on a smaller budget; the outputs that are stored are of the whole."""
+    book = nbformat.read(TUTORIAL, 4)
+    for more, less in LESS.items():
+        assert any(more in cell.source for cell in code_cells(book)), more
+        for cell in code_cells(book):
+            cell.source = cell.source.replace(more, less)
+    cells = code_cells(execute(book, tmp_path))
     page = "".join(html_of(cell) for cell in cells)
     for said in ("exact density", "N50", "floor", "Halfway, 8 steps is", "estimation", "report.html"):
         assert said in page

@@ -94,6 +94,16 @@ def test_module(name, page):
     assert not troubles, "\n".join(troubles)
 
 
+def test_whatever_an_address_says_the_page_offers_it(page):
+    """A small dose of `fuzz/hashes.py`; and a reader that believes an address is found out."""
+    reader, fuzz = bundle(("menu.js", "state.js")), (HERE.parents[1] / "fuzz" / "hashes.js").read_text("utf-8")
+    found = page.evaluate(f"() => {{ {reader}\n{fuzz}\nreturn fuzzHashes(7, 3000); }}")
+    assert found == {"inputs": 3000, "troubles": []}
+    credulous = reader.replace("COUNTS.includes(value)", "true")
+    assert credulous != reader
+    assert page.evaluate(f"() => {{ {credulous}\n{fuzz}\nreturn fuzzHashes(7, 3000); }}")["troubles"]
+
+
 def test_names_at_the_top_are_unique():
     names = re.findall(r"^(?:async )?(?:function\*?|const|let|class) (\w+)", bundle(ENGINE_FILES), re.MULTILINE)
     assert len(names) > 30

@@ -550,6 +550,10 @@ def test_the_list_in_a_browser(view):
     losses = [float(t) for t in view.locator("td.loss span").all_inner_texts() if t != "–"]
     assert losses == sorted(losses)
     assert "sort=loss" in view.url
+    for stranger in ("__proto__", "constructor", "toString"):  # what every object has
+        view.goto(f"{view.address}/#sort={stranger}")
+        view.wait_for_selector("th[data-key=started][aria-sort=descending]")
+        assert view.locator("tbody tr").count() == 6
 
 
 @pytest.mark.parametrize("which", ["done", "interrupted", "hostile"])

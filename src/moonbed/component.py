@@ -358,7 +358,7 @@ def _assign(owner: type[Component], spec: dict[str, Any], path: list[str], value
         if not isinstance(inner, dict):
             raise SpecError([(here, f"is {shown(inner)}, which has no field {path[depth + 1]!r}")])
         try:
-            cls = _member(kind, inner["type"]) if kind else None
+            cls = _member(kind, inner.get("type")) if kind else None
         except SpecError as error:
             raise SpecError([(here, message) for _, message in error.problems]) from None
         spec[name] = inner

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from cyclopts import App, CycloptsError
 
@@ -37,6 +38,7 @@ def command_line() -> str:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Entry point of the `moonbed` command."""
+    _open_streams()
     _given[:] = sys.argv[1:] if arguments is None else arguments
     try:
         with signals.interrupting():
@@ -53,13 +55,37 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         if type(error).__name__ != "StoreError":
             raise
         code = _tell(2, str(error))
-    except BrokenPipeError:  # whoever read the output, as `head` does, has seen enough
-        code = _unread(0)
     except OSError as error:
         if error.filename is not None or error.errno not in _FULL:
             raise
         code = _unread(_tell(2, f"cannot write the output: {error.strerror}"))
     sys.exit(code or 0)
+
+
+class _Stream(io.FileIO):
+    """An output of this process. When its reader has seen enough, as `head` has, the rest goes nowhere: the command
+    does its work, and its exit status is that of the work.
+    """
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            _unread(0, self.fileno())
+            return len(data)
+
+
+def _open_streams() -> None:
+    """Standard output and error that may lose their readers, or had none from the beginning (`>&-`)."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, PTH123
+        elif stream is getattr(sys, f"__{name}__"):
+            stream.flush()
+            raw, lines = _Stream(stream.fileno(), "w", closefd=False), stream.line_buffering
+            text = io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, stream.errors, line_buffering=lines)
+            setattr(sys, name, text)
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
@@ -73,7 +99,9 @@ def _tell(code: int, *lines: str) -> int:
     return code
 
 
-def _unread(code: int) -> int:
+def _unread(code: int, number: int = 1) -> int:
     """Let what is still to be printed go nowhere."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, number)
+    os.close(nowhere)
     return code

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import field
 from typing import Any, Literal, Self
@@ -51,9 +52,9 @@ class Space(Component):
             data = data if data in members(Space) else _written(data)
         return super().parse(data)
 
+    @abstractmethod
     def ends(self) -> list[Any]:
         """Values that show whether others can be: the least and the largest, or all choices."""
-        return []
 
     def value(self, drawn: Any) -> Any:
         """What stands in the experiment for what was drawn."""

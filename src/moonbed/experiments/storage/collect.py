@@ -9,7 +9,6 @@ whole or unfinished. A training that another process holds is left alone.
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -23,6 +22,7 @@ from moonbed.experiments.storage.files import Stored
 from moonbed.experiments.storage.folder import StoreError, addressed
 from moonbed.experiments.storage.inspection import Inspection, needed_by
 from moonbed.experiments.storage.layout import DATA, Name, is_folder, is_lock, is_temporary, is_token, read_name
+from moonbed.experiments.storage.locks import lives
 from moonbed.experiments.storage.places import Found, remote
 from moonbed.experiments.storage.store import Store
 
@@ -251,7 +251,7 @@ class _Rules:
 
     def _is_left(self, name: str) -> bool:
         process = is_temporary(name.rpartition("/")[2])
-        return process is not None and self._age(name) > HOUR and not _lives(process)
+        return process is not None and self._age(name) > HOUR and not lives(process)
 
     def _json(self, name: str) -> dict[str, Any] | None:
         """A file's JSON, None where it is not there or damaged."""
@@ -276,16 +276,6 @@ class _Rules:
             return 0 if name.endswith("/") else (self.store.root / name).stat().st_size
         except OSError:
             return 0
-
-
-def _lives(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:  # somebody else's
-        return True
-    return True
 
 
 def _find(store: Store, text: str) -> str:

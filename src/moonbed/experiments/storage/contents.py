@@ -1,29 +1,27 @@
-"""What the files of a store hold, by kind: numbers where numbers belong, and no word against another file.
+"""What the files of a store say, held against the configuration beside them.
 
-A seal says that a text is whole, not that it makes sense. All of this is asked of plain JSON values and bytes; nothing
-is built from them. Each function raises `Fault`, which says what is wrong.
+That a JSON file has the form of its kind is asked before, by `formats.py`: numbers are numbers, and names are names.
+All of this is asked of plain JSON values and bytes; nothing is built from them. Each function raises `Fault`, which
+says what is wrong.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
 from typing import Any
 
 from moonbed._shown import printable
+from moonbed.experiments.storage import formats
 
 __all__ = [
     "Fault",
-    "are_numbers",
-    "check_anatomy",
     "check_answer",
     "check_log",
     "check_pointer",
     "check_record",
     "check_samples",
     "in_a_line",
-    "is_number",
     "obeyed",
 ]
 
@@ -42,92 +40,46 @@ class Fault(ValueError):
 
 def check_record(record: dict[str, Any], spec: dict[str, Any], training: str, experiment: str) -> None:
     """Hold the record of a training, or of an experiment on it, against its configuration."""
-    own, listed = experiment or training, record.get("files")
-    if record.get("id") != own or not isinstance(listed, dict):
+    if record.get("id") != (experiment or training):
         raise Fault("is not the record of its folder")
-    numbers, words = ("n", "exploded") if experiment else ("step", "parameters"), ("status", "device")
-    if not all(isinstance(record.get(k), str) for k in words) or not isinstance(record.get("versions"), dict):
-        raise Fault("lacks what a record says: status, device, versions")
-    if any(type(record.get(k)) is not int or record[k] < 0 for k in numbers):
-        raise Fault(f"lacks numbers: {' and '.join(numbers)}")
-    if not is_number(record.get("seconds")):
-        raise Fault("lacks a number: seconds")
-    allowed: list[set[str]]
+    wanted = ("device", "versions", "seconds", *(("n", "exploded") if experiment else ("step", "parameters")))
+    if lacking := [name for name in wanted if name not in record]:
+        raise Fault(f"lacks what a record says: {', '.join(lacking)}")
     if experiment:
         good = record["status"] == "done" and record["n"] == spec["n"] and record.get("training") == training
         allowed = [{"samples.npy"}]
     else:
-        good = record["status"] in ("done", "diverged") and record["step"] <= spec["steps"]
-        good = good and (record["status"] == "done" or isinstance(record.get("message"), str))
-        good = good and _are_steps(record.get("resumed", []), spec["steps"])
+        good = all(step <= spec["steps"] for step in (record["step"], *record.get("resumed", [])))
+        good = good and (record["status"] == "done" or "message" in record)
         least = {"weights.safetensors", "log.jsonl"}
         allowed = [least, least | {"snapshots.safetensors"}, *([set()] if record["status"] == "diverged" else [])]
-    if not good or set(listed) not in allowed or not all(map(_is_sum, listed.values())):
+    if not good or set(record["files"]) not in allowed:
         raise Fault("contradicts the configuration beside it")
 
 
 def check_pointer(pointer: dict[str, Any], spec: dict[str, Any]) -> None:
     """Hold `checkpoint.json` against the configuration of its training."""
-    step, named = pointer.get("step"), _STATE.fullmatch(str(pointer.get("file")))
-    good = type(step) is int and 0 <= step <= spec["steps"] and named is not None and int(named["step"]) == step
-    good = good and _are_steps(pointer.get("resumed", []), spec["steps"])
-    if not good or not _is_sum(pointer.get("sha256")) or not is_number(pointer.get("seconds")):
+    named = _STATE.fullmatch(pointer["file"])
+    good = named is not None and int(named["step"]) == pointer["step"]
+    if not good or any(step > spec["steps"] for step in (pointer["step"], *pointer.get("resumed", []))):
         raise Fault("is no pointer to a state of this training")
-    _check_lines(pointer.get("log"), spec)
+    _check_steps([line["step"] for line in pointer["log"]], spec)
 
 
 def check_answer(answer: dict[str, Any], n: int) -> None:
     """Hold the answer of a metric against the number of samples that it is about."""
-    if answer.get("n") != n or not is_number(answer.get("value")):
+    if answer.get("n") != n:
         raise Fault("holds no value of these samples")
-    if not isinstance(answer.get("details", {}), dict):
-        raise Fault("holds no details")
-    ends = answer.get("interval")
-    if ends is not None and not (are_numbers(ends) and len(ends) == 2):
-        raise Fault("holds no interval")
 
 
-def check_anatomy(found: dict[str, Any]) -> None:
-    """Hold an error budget against what every one has."""
-    if any(type(found.get(k)) is not int or found[k] < 1 for k in ("repeats", "seeds")):
-        raise Fault("says no number of repeats and seeds")
-    for part in ("values", "score_error"):
-        tables = found.get(part)
-        groups = tables.values() if isinstance(tables, dict) else [None]
-        if not all(isinstance(g, dict) and all(map(are_numbers, g.values())) for g in groups):
-            raise Fault(f"holds no {part}")
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value is a number as the store writes them: not finite ones are words."""
-    return (isinstance(value, int | float) and not isinstance(value, bool)) or value in ("nan", "inf", "-inf")
-
-
-def are_numbers(values: Any) -> bool:
-    """Whether a value is a list of numbers."""
-    return isinstance(values, list) and all(map(is_number, values))
-
-
-def _is_sum(value: Any) -> bool:
-    return isinstance(value, str) and len(value) == 64 and not set(value) - set("0123456789abcdef")
-
-
-def _are_steps(steps: Any, last: int) -> bool:
-    return isinstance(steps, list) and all(type(step) is int and 0 <= step <= last for step in steps)
-
-
-def _check_lines(lines: Any, spec: dict[str, Any]) -> None:
-    good = isinstance(lines, list) and all(
-        isinstance(line, dict) and type(line.get("step")) is int and is_number(line.get("loss")) for line in lines
-    )
-    steps = [line["step"] for line in lines] if good else []
-    if not good or any(a >= b for a, b in zip([0, *steps], [*steps, spec["steps"] + 1], strict=True)):
+def _check_steps(steps: list[int], spec: dict[str, Any]) -> None:
+    if any(a >= b for a, b in zip([0, *steps], [*steps, spec["steps"] + 1], strict=True)):
         raise Fault("is no log of step and loss")
 
 
 def check_log(data: bytes, spec: dict[str, Any]) -> None:
     """Hold the lines of a training's log against its number of steps."""
-    _check_lines([json.loads(line) for line in data.splitlines()], spec)
+    _check_steps([step for step, _ in formats.log_lines(data)], spec)
 
 
 def check_samples(data: bytes, n: int, dim: int | None) -> None:

@@ -1,4 +1,4 @@
-"""What the JSON files of a store hold, by their names: held against it whenever one is read.
+"""What the JSON files of a store hold, by their names: held against it whenever one is read, here or from a stranger.
 
 A seal says that a file is as it was written, and not who wrote it: anyone can make one. So what a store from elsewhere
 holds is looked at before it is used. Names of files are names and no paths, checksums are checksums, numbers numbers.
@@ -28,7 +28,7 @@ __all__ = ["check", "log_lines"]
 
 Count = Annotated[int, Ge(0), Le(2**63 - 1)]
 Number = float | Literal["inf", "-inf", "nan"]
-"""JSON has no infinity: see `store._finite`."""
+"""JSON has no infinity: see `seals._finite`."""
 Numbers = dict[str, list[Number]]
 
 
@@ -105,8 +105,8 @@ class Causes(TypedDict):
 class Anatomy(TypedDict):
     """`anatomy.json`."""
 
-    repeats: Count
-    seeds: Count
+    repeats: Annotated[Count, Ge(1)]
+    seeds: Annotated[Count, Ge(1)]
     values: dict[str, Causes]
     score_error: dict[str, Numbers]
 

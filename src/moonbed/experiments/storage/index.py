@@ -135,11 +135,16 @@ class Index:
         return self._names
 
     def values(self, runs: Sequence[Run]) -> dict[str, dict[str, float]]:
-        """Id of a run -> id of a metric -> value; of a metric whose file is damaged there is none."""
+        """Id of a run -> id of a metric -> value; of a metric whose file is damaged there is none.
+
+        Nor is there of one that cannot be read now, and then the run's are asked for again the next time.
+        """
         fresh = [(run.training, run.id) for run in runs if self._rows[run.training, run.id].values is None]
+        unread: dict[str, dict[str, float]] = {}
         for key in fresh:
             found = {}
-            for text in _answers(self.store.folder(*key)):
+            texts = [*_answers(self.store.folder(*key))]
+            for text in filter(None, texts):
                 with suppress(Exception):  # damaged: whoever looks at the run itself is told
                     stored = _quickly(text)
                     if not isinstance(stored["metric"], dict):
@@ -148,9 +153,12 @@ class Index:
                     found[metric] = float(stored["value"])
                     if metric not in self._metrics:
                         self._metrics[metric] = json.dumps(stored["metric"])
-            self._rows[key] = self._rows[key]._replace(values=json.dumps(found))
-        self._save(fresh, [])
-        return {run.id: json.loads(self._rows[run.training, run.id].values or "{}") for run in runs}
+            if None in texts:
+                unread[key[1]] = found
+            else:
+                self._rows[key] = self._rows[key]._replace(values=json.dumps(found))
+        self._save([key for key in fresh if key[1] not in unread], [])
+        return {run.id: json.loads(self._rows[run.training, run.id].values or "{}") for run in runs} | unread
 
     def metrics(self) -> dict[str, dict[str, Any]]:
         """Id -> spec of the metrics whose values were read."""
@@ -167,7 +175,7 @@ class Index:
             message = str(error) or type(error).__name__
             run = Run(training, name, "damaged", message, 0, 0, 0.0, written, 0, "", 0, 0.0)
         newest = max(_times(stamp), default=0.0)
-        settled = newest < now - (COARSE if places.remote(self.store.root) else SETTLED)
+        settled = run.status != "damaged" and newest < now - (COARSE if places.remote(self.store.root) else SETTLED)
         return _Row(stamp if settled else "", run._replace(changed=newest), None)
 
     def _run(self, training: str, name: str, folder: Folder, written: float) -> Run:
@@ -246,7 +254,7 @@ class Index:
             self.kept = True
         except sqlite3.OperationalError:  # locked, no space, no right to write
             return
-        except (sqlite3.Error, OSError):
+        except (sqlite3.Error, OSError, ValueError):  # ValueError: what sqlite says of damage may be no text
             _forget(self.file)
 
 
@@ -332,17 +340,28 @@ def _count(folder: Folder) -> int:
         return 0
 
 
-def _answers(folder: Folder) -> Iterator[bytes]:
-    """The texts of the metrics of an experiment."""
+def _answers(folder: Folder) -> Iterator[bytes | None]:
+    """The texts of the metrics of an experiment; None for what cannot be read."""
     if places.remote(folder.path):
         for name in folder.names("metrics/*.json"):
-            with suppress(Exception):
+            try:
                 yield folder.read(name)
+            except Exception:
+                yield None
         return
-    with suppress(OSError), os.scandir(folder.path / "metrics") as entries:
-        for path in sorted(e.path for e in entries if e.name.endswith(".json")):
-            with suppress(OSError), open(path, "rb", buffering=0) as file:  # noqa: PTH123 (ten thousands)
+    try:
+        with os.scandir(folder.path / "metrics") as entries:
+            paths = sorted(e.path for e in entries if e.name.endswith(".json"))
+    except OSError as error:
+        if not isinstance(error, FileNotFoundError):
+            yield None
+        return
+    for path in paths:
+        try:
+            with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (ten thousands)
                 yield file.read()
+        except OSError:
+            yield None
 
 
 def _quickly(text: bytes) -> dict[str, Any]:

@@ -18,17 +18,15 @@ from typing import Any, Protocol
 from moonbed.component import Component, SpecError, digest
 from moonbed.experiments.lossfloor import floor_file
 from moonbed.experiments.spec import Experiment, Training
+from moonbed.experiments.storage import formats
 from moonbed.experiments.storage.contents import (
     Fault,
-    are_numbers,
-    check_anatomy,
     check_answer,
     check_log,
     check_pointer,
     check_record,
     check_samples,
     in_a_line,
-    is_number,
     obeyed,
 )
 from moonbed.experiments.storage.folder import addressed
@@ -108,6 +106,8 @@ class Inspection:
 
     def _json(self, name: Name, data: bytes) -> dict[str, Any]:
         content = unseal(data, name.place)
+        folder, _, inner = name.place.partition("/")
+        formats.check(folder, inner, content)
         if self._wary and (text := obeyed(content)) is not None:
             raise Fault(f"has characters that a terminal obeys: {ascii(text)[:60]}")
         return content
@@ -222,15 +222,14 @@ class Inspection:
         yield from self._parse(Name(name.name, name.kind), metric, Metric)
 
     def _look_at_anatomy(self, name: Name, data: bytes, there: Collection[str]) -> Iterator[Finding]:
-        found = self._json(name, data)
+        self._json(name, data)
         self._spec(name)
-        check_anatomy(found)
         yield from ()
 
     def _look_at_floor(self, name: Name, data: bytes, there: Collection[str]) -> Iterator[Finding]:
         found = self._json(name, data)
         parts = [found.get(k) for k in ("target", "metric", "n")]
-        if digest(parts) != name.id or not are_numbers(found.get("draws")) or type(parts[2]) is not int:
+        if digest(parts) != name.id or type(parts[2]) is not int:
             raise Fault("is not the floor that it is named for")
         for part, kind in zip(parts, (Target, Metric), strict=False):
             if not isinstance(part, dict):
@@ -240,12 +239,11 @@ class Inspection:
     def _look_at_exact(self, name: Name, data: bytes, there: Collection[str]) -> Iterator[Finding]:
         found = self._json(name, data)
         if "about" in found:
-            values = found.get("values")
-            if digest(found["about"]) != name.id or not isinstance(values, dict):
+            if digest(found["about"]) != name.id:
                 raise Fault("is not what it is named for")
-            good = all(map(is_number, values.values()))
+            good = "values" in found
         else:
-            good = all(is_number(found.get(k)) for k in ("value", "error")) and type(found.get("rows")) is int
+            good = {"value", "error", "rows"} <= set(found)
             made = self._made.get(str(found.get("loss floor of")))
             good = good and (not isinstance(made, Training) or floor_file(made, found["rows"]) == name.inner)
         if not good:

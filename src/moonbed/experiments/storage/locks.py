@@ -1,11 +1,12 @@
-"""Locks that the system drops when the process that holds one dies; not every file system has them."""
+"""Who is at work: locks that the system drops when their process dies, where it has any, and numbers of processes."""
 
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
-__all__ = ["can_lock", "held"]
+__all__ = ["can_lock", "held", "lives"]
 
 
 def can_lock(path: Path) -> bool:
@@ -44,3 +45,14 @@ def held(path: Path) -> bool | None:
     except OSError:
         return None
     return False
+
+
+def lives(process: int) -> bool:
+    """Whether a process of this machine has that number."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True

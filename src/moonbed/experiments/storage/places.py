@@ -14,6 +14,7 @@ import errno
 import os
 import secrets
 import stat
+from collections.abc import Callable
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -26,6 +27,8 @@ __all__ = ["Found", "beginning", "create", "find", "located", "put", "read", "re
 
 _OBJECTS = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "r2", "memory"})
 """Protocols of stores without folders."""
+TRIES = 3
+"""How often a file is written whose half another process takes away."""
 
 
 class Found(NamedTuple):
@@ -80,13 +83,8 @@ def put(path: Path, data: bytes) -> None:
             _folder(fs, path)
             fs.pipe_file(path.path, data)  # type: ignore[attr-defined]
         return
-    temporary = _beside(path, data)
-    try:
-        temporary.replace(path)
-        _flush(path.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    _placed(path, data, Path.replace)
+    _flush(path.parent)
 
 
 def create(path: Path, data: bytes) -> bool:
@@ -97,18 +95,16 @@ def create(path: Path, data: bytes) -> bool:
     """
     if remote(path):
         return _create_there(path, data)
-    temporary = _beside(path, data)
     try:
-        os.link(temporary, path)  # unlike a rename, this fails where something is
+        temporary = _placed(path, data, os.link)  # unlike a rename, this fails where something is
+        temporary.unlink(missing_ok=True)
         _flush(path.parent)
     except FileExistsError:
         return False
     except OSError:  # a file system without links
         if path.exists():
             return False
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        _placed(path, data, Path.replace)
     return True
 
 
@@ -196,6 +192,27 @@ def _info(info: dict[str, Any]) -> Found:
             time = datetime.fromisoformat(time).timestamp()
     seconds = float(time) if isinstance(time, int | float) else 0.0
     return Found(f"{info.get('ETag') or info.get('etag') or ''} {seconds!r} {info.get('size')}", seconds)
+
+
+def _placed(path: Path, data: bytes, how: Callable[[Path, Path], object]) -> Path:
+    """Give data its name; the path beside it where it was written first.
+
+    Another process may take that file for a dead one's, where a clock jumped or this process slept for an hour, and an
+    emptied folder may go meanwhile: then it is written again.
+    """
+    for left in reversed(range(TRIES)):
+        temporary = _beside(path, data)
+        try:
+            how(temporary, path)
+            break
+        except FileNotFoundError:
+            temporary.unlink(missing_ok=True)
+            if not left:
+                raise
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    return temporary
 
 
 def _beside(path: Path, data: bytes) -> Path:

@@ -25,7 +25,6 @@ created and never replaced. Who finishes first stays, the other takes what is th
 from __future__ import annotations
 
 import os
-import re
 import secrets
 import time as clock
 from collections.abc import Iterator
@@ -36,7 +35,8 @@ from typing import TYPE_CHECKING, Any
 from moonbed.experiments.spec import Experiment, Training
 from moonbed.experiments.storage import places
 from moonbed.experiments.storage.folder import Folder, StoreError
-from moonbed.experiments.storage.locks import can_lock
+from moonbed.experiments.storage.layout import is_temporary
+from moonbed.experiments.storage.locks import can_lock, lives
 
 if TYPE_CHECKING:
     from moonbed.experiments.storage.index import Index
@@ -102,7 +102,8 @@ class Store:
         probe.remove(name)
         for folder in (probe, self.floors(), self.exact()) if self._locks else ():
             for left, found in folder.names(".*.*.????????").items():
-                if found.time < clock.time() - LEFT_SECONDS and re.fullmatch(r"\..+\.\d+\.[0-9a-f]{8}", left):
+                process = is_temporary(left)
+                if process is not None and found.time < clock.time() - LEFT_SECONDS and not lives(process):
                     folder.remove(left)
 
     @contextmanager

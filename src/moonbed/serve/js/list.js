@@ -132,7 +132,7 @@ function count() {
 function restore() {
   const kept = new URLSearchParams(location.hash.slice(1));
   for (const name of Object.keys(view)) view[name] = kept.get(name) ?? (name === "sort" ? "started" : "");
-  if (!(view.sort in KEYS)) view.sort = "started";
+  if (!Object.hasOwn(KEYS, view.sort)) view.sort = "started";
   document.getElementById("filter").value = view.q;
   document.getElementById("status").value = view.status;
 }
