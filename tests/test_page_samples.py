@@ -112,7 +112,7 @@ def test_samples_are_those_of_python(name, sampler, opened, made):
     start, draws, expected = states_of(made.denoisers[name], sampler, POINTS[name])
     assert len(draws) == (0 if isinstance(sampler, DDIM) else 16)
     allowed = doubt(made.denoisers[name], sampler, expected)
-    assert allowed < 2e-3
+    assert allowed < 5e-3
     assert allowed == 1e-4 or name in {"residual", "guided"}
     for kind in ("vectors", "plain"):
         found = sampled(opened, made, kind, name, sampler, start, draws)

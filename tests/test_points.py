@@ -33,7 +33,7 @@ def write(path, x):
         case ".pt" | ".pth":
             torch.save(torch.tensor(x), path)
         case ".safetensors":
-            save_safetensors({"x": x}, path)
+            save_tensors({"x": torch.from_numpy(x.copy())}, path)  # safetensors 0.5 saves no complex NumPy
         case suffix:
             mark = {".csv": ",", ".tsv": "\t", ".txt": " "}[suffix]
             path.write_text("\n".join(mark.join(map(repr, row)) for row in x.tolist()))

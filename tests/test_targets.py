@@ -330,10 +330,12 @@ def test_far_points_have_finite_densities():
 
 
 def test_the_data_of_the_trained_runs():
-    """The first points of a stream, as they were when the first networks were trained on them."""
-    x = TwoMoons().sample(50_000, Rng(3).stream("a"))
-    assert digest(x) == "fec45d9056dc7ec1"
-    assert digest(TwoMoons(noise=0.1).sample(1000, Rng(3).stream("a"))) == "bd845638b418d385"
+    """The first points of a stream, as they were when the first networks were trained on them, to a millionth.
+
+    Their last bits are those of torch's sine and cosine: others in 2.6 than in 2.13 and 2.15.
+    """
+    x, y = (target.sample(n, Rng(3).stream("a")) for target, n in ((TwoMoons(), 50_000), (TwoMoons(noise=0.1), 1000)))
+    assert [digest((z * 2**20).round().int()) for z in (x, y)] == ["5a8f599a7f23be29", "ad4f7f9af3422878"]
 
 
 def digest(x):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from moonbed._lazy import lazy_import
 from moonbed.component import SpecError, nearest
 from moonbed.experiments.engines import HERE, Engine, Failure, Progress
+from moonbed.experiments.engines.base import one_thread
 from moonbed.experiments.evaluate import answer, askable
 from moonbed.experiments.floors import draw_floors
 from moonbed.experiments.rows import DRAWS, Cell, floor_of
@@ -69,12 +70,14 @@ def judge(
     asked = [metric for metric in metrics if metric.id not in lacking]
     yield from draw_floors(target, asked, n, draws, where, engine)
     rng = Rng(0).child("judge", target.id)
-    reference = target.dataset(n, rng.stream("reference")).numpy()
+    with one_thread():
+        reference = target.dataset(n, rng.stream("reference")).numpy()
     evaluation = Evaluation(x, reference, rng.child("metrics"), law=target, train=trained)
     cells: dict[str, Cell] = {}
     sentence = ""
     for k, metric in enumerate(asked, 1):
-        found = answer(metric, evaluation, doubt=True)
+        with one_thread():
+            found = answer(metric, evaluation, doubt=True)
         label = f"{metric.label} ({metric.id[:6]})" if metric.label in cells else metric.label
         floor = floor_of(where, target, metric, n)
         cells[label] = Cell(metric, (found.value,), floor, drawn=found.interval, details=found.details)

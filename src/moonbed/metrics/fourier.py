@@ -87,12 +87,12 @@ class Waves:
 
 def _powers(base: np.ndarray, count: int) -> np.ndarray:
     """(n, 2 count) real and imaginary parts of base⁰, base¹, ..., by doubling: errors grow with log(count)."""
-    powers = np.empty((len(base), count), dtype=complex)
-    powers[:, 0] = 1
+    powers = np.empty((count, len(base)), dtype=complex)  # by rows: others' last bits depend on alignment in NumPy 1.26
+    powers[0] = 1
     done = 1
     while done < count:
         more = min(done, count - done)
-        factor = base if done == 1 else powers[:, done - 1] * base
-        np.multiply(powers[:, :more], factor[:, None], out=powers[:, done : done + more])
+        factor = base if done == 1 else powers[done - 1] * base
+        np.multiply(powers[:more], factor, out=powers[done : done + more])
         done += more
-    return powers.view(float)
+    return np.ascontiguousarray(powers.T).view(float)

@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Set
 from typing import TYPE_CHECKING, Any
 
 from moonbed.component import SpecError
@@ -60,7 +61,6 @@ def application(store: Store, host: str = "127.0.0.1") -> Starlette:
     """The server's application for a store, as it is reached under `host`."""
     from starlette.applications import Starlette
     from starlette.middleware import Middleware
-    from starlette.middleware.trustedhost import TrustedHostMiddleware
     from starlette.routing import Route
 
     site = _Site(store)
@@ -75,9 +75,25 @@ def application(store: Store, host: str = "127.0.0.1") -> Starlette:
     ]
     layers = [Middleware(_ReadOnly)]
     if is_loopback(host):
-        names = ["localhost", "127.0.0.1", "[::1]", "::1", host]
-        layers.append(Middleware(TrustedHostMiddleware, allowed_hosts=names, www_redirect=False))
+        names = {"localhost", "127.0.0.1", "[::1]", f"[{host}]" if ":" in host else host}
+        layers.append(Middleware(_Named, names=names))
     return Starlette(routes=routes, middleware=layers, exception_handlers={404: site.missing})
+
+
+class _Named:
+    """Refuses requests to a host that is none of `names`. Starlette's own knows no IPv6 in its older releases."""
+
+    def __init__(self, app: ASGIApp, names: Set[str]) -> None:
+        self.app, self.names = app, names
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        from starlette.datastructures import Headers
+        from starlette.responses import PlainTextResponse
+
+        host = Headers(scope=scope).get("host", "") if scope["type"] == "http" else ""
+        name = re.sub(r":\d*$", "", host)
+        known = scope["type"] == "lifespan" or name in self.names
+        await (self.app if known else PlainTextResponse("Invalid host header", status_code=400))(scope, receive, send)
 
 
 class _ReadOnly:

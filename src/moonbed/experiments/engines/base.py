@@ -15,13 +15,14 @@ import os
 import traceback
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from moonbed.component import Component, SpecError, members, nearest
 from moonbed.experiments.plugins import load_file
 
-__all__ = ["Engine", "Failure", "Progress", "Task", "cores", "engine_of", "events", "is_progress"]
+__all__ = ["Engine", "Failure", "Progress", "Task", "cores", "engine_of", "events", "is_progress", "one_thread"]
 
 
 @dataclass(frozen=True)
@@ -122,23 +123,31 @@ def is_progress(event: Any) -> bool:
     return isinstance(event[-1] if isinstance(event, tuple) and event else event, Progress)
 
 
-def events(task: Task) -> Iterator[Any]:
-    """The events of a task, in this process: on one thread, its plug-ins loaded; what it raises becomes a `Failure`."""
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """The block computes with one thread: the order of a sum depends on their number, and so do its last bits."""
     import torch
     from threadpoolctl import threadpool_limits
 
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the order of a sum depends on the number of threads, and so do the last bits
+    torch.set_num_threads(1)
     limits = threadpool_limits(1)
     try:
-        for path in task.files:
-            load_file(path)
-        yield from task.function(*task.args)
-    except Exception as error:
-        yield failure(error)
+        yield
     finally:
         limits.restore_original_limits()
         torch.set_num_threads(threads)
+
+
+def events(task: Task) -> Iterator[Any]:
+    """The events of a task, in this process: on one thread, its plug-ins loaded; what it raises becomes a `Failure`."""
+    with one_thread():
+        try:
+            for path in task.files:
+                load_file(path)
+            yield from task.function(*task.args)
+        except Exception as error:
+            yield failure(error)
 
 
 def failure(error: Exception) -> Failure:
