@@ -457,6 +457,6 @@ def test_a_store_with_a_search_in_it_is_whole(moonbed, tmp_path):
 
 def test_a_base_whose_data_cannot_be_read_is_named():
     with pytest.raises(SpecError) as caught:
-        Search(base=tiny(training__target=Points()), over={"sampler.steps": Choice((4, 8))})
+        Search(base=tiny(training__target=Points()), over={"sampler.steps": Choice(values=(4, 8))})
     assert [place for place, _ in caught.value.problems] == ["base"]
     assert "file: give the path of a file" in str(caught.value)
