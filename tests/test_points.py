@@ -5,6 +5,7 @@ import math
 import os
 import pickle
 import zipfile
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def write(path, x):
         case ".pt" | ".pth":
             torch.save(torch.tensor(x), path)
         case ".safetensors":
-            save_tensors({"x": torch.from_numpy(x.copy())}, path)  # safetensors 0.5 saves no complex NumPy
+            save_safetensors({"x": x}, path)
         case suffix:
             mark = {".csv": ",", ".tsv": "\t", ".txt": " "}[suffix]
             path.write_text("\n".join(mark.join(map(repr, row)) for row in x.tolist()))
@@ -224,6 +225,8 @@ def test_what_cannot_be_read(tmp_path):
     ],
 )
 def test_what_is_no_table(suffix, x, message, tmp_path):
+    if (suffix, x.dtype.kind) == (".safetensors", "c") and version("safetensors") < "0.7":
+        pytest.skip("this safetensors writes no complex numbers")
     refused(write(tmp_path / f"x{suffix}", x), message)
 
 
