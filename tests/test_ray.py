@@ -64,8 +64,10 @@ from moonbed.experiments.storage.store import Store
 from moonbed.metrics.two_sample import SlicedW1
 
 file, store, address = sys.argv[1:]
-found = list(experiments_in(file).values())
-for group, event in execute(found, (SlicedW1(directions=16),), Store(store), "auto", Ray(address=address), draws=3):
+found, engine = list(experiments_in(file).values()), Ray(address=address)
+assert engine.workers == 2
+print(sys.modules["ray"].get_runtime_context().get_node_id(), flush=True)
+for group, event in execute(found, (SlicedW1(directions=16),), Store(store), "auto", engine, draws=3):
     if isinstance(event, Progress):
         print(group[0].training.id if group else "floors", event.stage, event.done, flush=True)
     else:
@@ -161,7 +163,7 @@ def children(parent: int) -> list[int]:
 
 @pytest.fixture
 def cluster(marked):
-    """Two nodes of one core each; the raylet of each by the node's place."""
+    """Two nodes of one core each, and the raylet of each by the node's id."""
     from ray.cluster_utils import Cluster
 
     small = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
@@ -170,20 +172,25 @@ def cluster(marked):
         head = {**small, "include_dashboard": False, "temp_dir": folder, "_system_config": quick}
         made = Cluster(initialize_head=True, head_node_args=head, shutdown_at_exit=False)
         try:
-            second = made.add_node(**small)
-            yield made.address, [node.all_processes["raylet"][0].process.pid for node in (made.head_node, second)]
+            made.add_node(**small)
+            nodes = made.list_all_nodes()
+            yield made.address, {node.node_id: node.all_processes["raylet"][0].process.pid for node in nodes}
         finally:
             made.shutdown()
             assert gone(marked)
 
 
 def test_a_worker_and_then_a_node_are_killed_and_nothing_is_lost_or_doubled(cluster, file, whole, tmp_path):
-    address, (first, second) = cluster
+    address, raylets = cluster
     words = [sys.executable, "-c", DRIVER, str(file), str(tmp_path / "store"), address]
-    errors = (tmp_path / "errors").open("w+")
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=errors, text=True)
+    said, errors = tmp_path / "out", (tmp_path / "errors").open("w+")
+    process = subprocess.Popen(words, stdout=said.open("w"), stderr=errors, text=True)
     store, log = tmp_path / "store", []
     try:
+        first = raylets.pop(
+            wait_for(lambda: said.read_text().partition("\n")[0], "the driver")
+        )  # it would die with its node
+        (second,) = raylets.values()
         victim, lost = next(iter(wait_for(lambda: at_work(first, store), "a checkpoint on the first node").items()))
         os.kill(victim, signal.SIGKILL)
         log.append(f"killed a worker at {lost}")
@@ -192,16 +199,17 @@ def test_a_worker_and_then_a_node_are_killed_and_nothing_is_lost_or_doubled(clus
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         log.append(f"killed the second node at {other}")
-        out, _ = process.communicate(timeout=PATIENCE)
+        process.wait(timeout=PATIENCE)
     finally:
         process.kill()
         errors.seek(0)
         print("\n".join(log), errors.read(), sep="\n")
     assert process.returncode == 0
-    print(out)
+    _, *told = said.read_text().splitlines()
+    print(*told, sep="\n")
     assert files(store, ENDS) == whole
     assert "Ray: A worker died" in (tmp_path / "errors").read_text()
-    lines = [line.split() for line in out.splitlines()]
+    lines = [line.split() for line in told]
     ended = Counter(training for training, stage, _ in lines if stage == "done")
     records = {path.parent.name: json.loads(path.read_text()) for path in store.glob("*/record.json")}
     print(*(f"{training} went on at {record['resumed']}" for training, record in records.items()), sep="\n")

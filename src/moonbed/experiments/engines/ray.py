@@ -115,7 +115,7 @@ class Ray(Engine):
         raise SpecError([(short, f"{wanted}, and no machine has them; there are: {'; '.join(words) or 'none'}")])
 
 
-def _told(data: dict[str, Any], ignore_prefix: bool) -> None:
+def _told(data: dict[str, Any], *_: Any, **__: Any) -> None:
     """The first sentence of what Ray says of workers and machines, on standard error."""
     line = " ".join(" ".join(data["lines"]).split()).split(". ")[0]
     sys.stderr.write(f"Ray: {line[:200]}\n")
