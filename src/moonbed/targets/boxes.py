@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from moonbed._lazy import lazy_import
 from moonbed.component import Positive
 from moonbed.rng import Stream
-from moonbed.targets.base import Level, Target, column
+from moonbed.targets.base import Level, column
+from moonbed.targets.following import FromParts
 
 if TYPE_CHECKING:
     import torch
@@ -132,11 +133,8 @@ def _nodes() -> tuple[list[float], list[float]]:
     return ((nodes + 1) / 2).tolist(), (weights / 2).tolist()
 
 
-class Boxes(Target):
-    """A target that is uniform on each of some boxes: a member gives `boxes`.
-
-    Boxes lie in order of their labels, as many for each; a member with labels only says how many `classes`.
-    """
+class Boxes(FromParts):
+    """A target that is uniform on each of some boxes: a member gives `boxes`."""
 
     @abstractmethod
     def boxes(self) -> BoxMixture:
@@ -166,32 +164,6 @@ class Boxes(Target):
         """The boxes in standardised coordinates."""
         weights, low, high = self._raw
         return BoxMixture(weights, (low - self.mean) / self.scale, (high - self.mean) / self.scale)
-
-    @cached_property
-    def labels(self) -> Tensor:
-        """(K,) int64: the label of each box."""
-        count = len(self._raw.weights)
-        return torch.arange(count) * self.classes // count
-
-    @cached_property
-    def label_weights(self) -> Tensor:
-        return torch.zeros(self.classes, dtype=torch.float64).index_add_(0, self.labels, self.mixture.weights)
-
-    def sample(self, n: int, stream: Stream) -> Tensor:
-        return self.sample_labelled(n, stream)[0]
-
-    def sample_labelled(self, n: int, stream: Stream) -> tuple[Tensor, Tensor]:
-        x, k = self.mixture.draw(n, stream)
-        return x, self.labels[k]
-
-    def log_prob(self, x: Tensor, alpha: Level = 1.0, sigma: Level = 0.0) -> Tensor:
-        return self.mixture.log_prob(x, alpha, sigma)
-
-    def denoise(self, x_t: Tensor, alpha: Level, sigma: Level) -> Tensor:
-        return self.mixture.denoise(x_t, alpha, sigma)
-
-    def score(self, x_t: Tensor, alpha: Level = 1.0, sigma: Level = 0.0) -> Tensor:
-        return self.mixture.score(x_t, alpha, sigma)
 
     def part(self, label: int) -> BoxMixture:
         weights, low, high = self.mixture

@@ -25,7 +25,8 @@ from annotated_types import Ge, Le
 from moonbed._lazy import lazy_import
 from moonbed.component import NonNegativeInt, Positive, PositiveFloat
 from moonbed.rng import Rng, Stream
-from moonbed.targets.base import Level, Target
+from moonbed.targets.base import Level
+from moonbed.targets.following import FromParts
 
 if TYPE_CHECKING:
     import torch
@@ -152,11 +153,8 @@ def _rows(level: Level, rows: slice) -> Level:
     return float(level) if level.numel() == 1 else level.to(torch.float64).reshape(-1, 1)[rows]
 
 
-class GaussianMixture(Target):
-    """A target that is a mixture of Gaussians, finite or by quadrature: a member gives `components`.
-
-    Components lie in order of their labels, as many for each; a member with labels only says how many `classes`.
-    """
+class GaussianMixture(FromParts):
+    """A target that is a mixture of Gaussians, finite or by quadrature: a member gives `components`."""
 
     @abstractmethod
     def components(self) -> Mixture:
@@ -185,32 +183,6 @@ class GaussianMixture(Target):
         """The mixture itself, at alpha = 1 and sigma = 0."""
         weights, centres, std = self._raw
         return Mixture(weights, (centres - self.mean) / self.scale, std / self.scale)
-
-    @cached_property
-    def labels(self) -> Tensor:
-        """(K,) int64: the label of each component."""
-        count = len(self._raw.weights)
-        return torch.arange(count) * self.classes // count
-
-    @cached_property
-    def label_weights(self) -> Tensor:
-        return torch.zeros(self.classes, dtype=torch.float64).index_add_(0, self.labels, self.mixture.weights)
-
-    def sample(self, n: int, stream: Stream) -> Tensor:
-        return self.sample_labelled(n, stream)[0]
-
-    def sample_labelled(self, n: int, stream: Stream) -> tuple[Tensor, Tensor]:
-        x, k = self.mixture.draw(n, stream)
-        return x, self.labels[k]
-
-    def log_prob(self, x: Tensor, alpha: Level = 1.0, sigma: Level = 0.0) -> Tensor:
-        return self.mixture.log_prob(x, alpha, sigma)
-
-    def denoise(self, x_t: Tensor, alpha: Level, sigma: Level) -> Tensor:
-        return self.mixture.denoise(x_t, alpha, sigma)
-
-    def score(self, x_t: Tensor, alpha: Level = 1.0, sigma: Level = 0.0) -> Tensor:
-        return self.mixture.score(x_t, alpha, sigma)
 
     def responsibilities(self, x_t: Tensor, alpha: Level = 1.0, sigma: Level = 0.0) -> Tensor:
         """(n, K) float64: posterior weight of each component, given the rows of x_t (n, dim)."""

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from moonbed._lazy import lazy_import
 from moonbed.component import NonNegativeInt
 from moonbed.rng import Stream
-from moonbed.targets.base import Law, Level, Target
+from moonbed.targets.base import Law
 from moonbed.targets.curves import Noise, TwoMoons
+from moonbed.targets.following import Following
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +19,7 @@ else:
     torch = lazy_import("torch")
 
 
-class PublishedMoons(Target):
+class PublishedMoons(Following):
     """scikit-learn's `make_moons`, standardised by its own mean and standard deviation, drawn with a fixed seed.
 
     Its data sets are not iid: the angles are a regular grid, half the points lie on each moon, and every set of the
@@ -43,20 +44,8 @@ class PublishedMoons(Target):
     def scale(self) -> Tensor:
         return self.law.scale
 
-    def sample(self, n: int, stream: Stream) -> Tensor:
-        return self.law.sample(n, stream)
-
     def sample_labelled(self, n: int, stream: Stream) -> tuple[Tensor, Tensor]:
         return self.law.sample_labelled(n, stream)
-
-    def log_prob(self, x: Tensor, alpha: Level = 1.0, sigma: Level = 0.0) -> Tensor:
-        return self.law.log_prob(x, alpha, sigma)
-
-    def denoise(self, x_t: Tensor, alpha: Level, sigma: Level) -> Tensor:
-        return self.law.denoise(x_t, alpha, sigma)
-
-    def score(self, x_t: Tensor, alpha: Level = 1.0, sigma: Level = 0.0) -> Tensor:
-        return self.law.score(x_t, alpha, sigma)
 
     def part(self, label: int) -> Law:
         return self.law.part(label)

@@ -24,6 +24,7 @@ from moonbed.rng import Rng, Stream
 from moonbed.targets.base import Law, Level, Target
 from moonbed.targets.boxes import BoxMixture
 from moonbed.targets.curves import TwoMoons
+from moonbed.targets.following import OfLabel
 from moonbed.targets.mixtures import GaussianMixture, Mixture
 from moonbed.targets.published import PublishedMoons
 from moonbed.targets.quadrature import Grid, Quadrature
@@ -41,7 +42,7 @@ _LEAST = 1e-4  # proposals that must be accepted
 _LEAST_W = 0.4  # where a part's density counts to this power, exp(-300) of it may stand for less
 
 
-class Tilted(Target):
+class Tilted(OfLabel):
     """p(x | label)^w p(x)^(1 - w), normalised, with w = `guidance`, in the coordinates of `target`: not standardised.
 
     Where the target has one label, or w is 0 or 1, that law itself. Else by quadrature in one or two dimensions, for
@@ -51,24 +52,20 @@ class Tilted(Target):
     """
 
     target: Target = TwoMoons()
-    label: int = 0
     guidance: NonNegative = 2.0
 
     def check(self) -> Iterator[tuple[str, str]]:
-        name = type(self.target).__name__
+        yield from super().check()
         try:
             classes, dim = self.target.classes, self.target.dim
-        except SpecError:  # data that are elsewhere: said where they are used
+        except SpecError:  # data that are elsewhere
             return
-        if self.label not in range(classes):
-            known = f"0 to {classes - 1}" if classes > 1 else "0 only"
-            yield "label", f"{name} has the labels {known}, given {self.label}"
-        elif dim > 2 and classes > 1 and self.guidance not in (0, 1):
+        if self.label in range(classes) and dim > 2 and classes > 1 and self.guidance not in (0, 1):
+            name = type(self.target).__name__
             yield "target", f"{name} has {dim} dimensions; the law is found by quadrature in at most 2"
 
     @cached_property
     def law(self) -> Law:
-        """What is sampled, weighed and denoised here."""
         if self.guidance == 0 or self.target.classes == 1:
             return self.target
         part = self.target.part(self.label)
@@ -87,30 +84,6 @@ class Tilted(Target):
                 message = f"the boxes of the labels {self.label} and {other} overlap: a density with edges has no grid"
                 raise SpecError([("target", message)])
         return part
-
-    @property
-    def dim(self) -> int:
-        return self.target.dim
-
-    @property
-    def mean(self) -> Tensor:
-        return self.target.mean
-
-    @property
-    def scale(self) -> Tensor:
-        return self.target.scale
-
-    def sample(self, n: int, stream: Stream) -> Tensor:
-        return self.law.sample(n, stream)
-
-    def log_prob(self, x: Tensor, alpha: Level = 1.0, sigma: Level = 0.0) -> Tensor:
-        return self.law.log_prob(x, alpha, sigma)
-
-    def denoise(self, x_t: Tensor, alpha: Level, sigma: Level) -> Tensor:
-        return self.law.denoise(x_t, alpha, sigma)
-
-    def score(self, x_t: Tensor, alpha: Level = 1.0, sigma: Level = 0.0) -> Tensor:
-        return self.law.score(x_t, alpha, sigma)
 
 
 def _overlap(a: BoxMixture, b: BoxMixture) -> bool:
