@@ -13,7 +13,8 @@ from moonbed.diffusion import Exact
 from moonbed.diffusion.counting import Counted
 from moonbed.diffusion.samplers import DDIM, RK45, Heun
 from moonbed.diffusion.schedules import VE
-from moonbed.experiments.boards import BOARDS, Board, Filled, board, fill, within
+from moonbed.experiments.board import Board, Filled, fill
+from moonbed.experiments.boards import BOARDS, board, within
 from moonbed.report import boards as report
 from moonbed.rng import Rng
 from moonbed.targets.curves import TwoMoons

@@ -40,7 +40,7 @@ def board(
         moonbed board samplers --seeds 3 --markdown samplers.md
         moonbed board few-steps --rows shortcut,reflow --json
     """
-    from moonbed.experiments.boards import Filled, fill
+    from moonbed.experiments.board import Filled, fill
     from moonbed.experiments.boards import board as find
     from moonbed.report import boards as report
 

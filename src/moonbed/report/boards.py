@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from moonbed.component import Component
-    from moonbed.experiments.boards import Filled, Place
+    from moonbed.experiments.board import Filled, Place
     from moonbed.experiments.rows import Cell
     from moonbed.laws.samplers import OrderRow
     from moonbed.metrics import Metric
