@@ -8,7 +8,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from moonbed.metrics import svm, two_sample
+from moonbed.metrics import classifiers, svm, two_sample
 from moonbed.metrics.svm import LowRankMachines
 from moonbed.rng import Rng
 from moonbed.targets.curves import TwoMoons
@@ -114,7 +114,7 @@ def test_intercept_without_free_support_vectors_is_the_middle():
 def test_equal_points_tie():
     x = np.zeros((400, 2))
     x[0] = 1e12
-    decide = two_sample._svm_decision(x, np.arange(400) % 2)
+    decide = classifiers._svm_decision(x, np.arange(400) % 2)
     assert len(set(decide(np.arange(300), np.arange(300, 400)).tolist())) == 1
 
 
@@ -123,4 +123,6 @@ def test_equal_points_tie():
 def test_area_by_ranks_is_scikit_learns(pairs):
     decision, label = np.array(pairs, dtype=float).T
     if 0 < label.sum() < len(label):
-        assert two_sample._auc(decision, label.astype(int)) == pytest.approx(roc_auc_score(label, decision), rel=1e-12)
+        assert classifiers.area_under_curve(decision, label.astype(int)) == pytest.approx(
+            roc_auc_score(label, decision), rel=1e-12
+        )

@@ -22,7 +22,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 from moonbed.component import SpecError
-from moonbed.metrics import Evaluation, two_sample
+from moonbed.metrics import Evaluation, classifiers, energy, pairs
 from moonbed.metrics.fourier import Waves
 from moonbed.metrics.suites import SUITES
 from moonbed.metrics.two_sample import C2ST, MMD, Energy, SlicedW1
@@ -54,7 +54,7 @@ def moons(n, seed=0):
 def blocks(request, monkeypatch):
     """The second case also brackets the median, as is done for many pairs."""
     for name, value in request.param.items():
-        monkeypatch.setattr(two_sample, name, value)
+        monkeypatch.setattr(pairs, name, value)
 
 
 @st.composite
@@ -163,7 +163,7 @@ MODELS = [
 @pytest.mark.parametrize("shape", [(60, 60, 2), (90, 45, 3), (300, 310, 2)], ids=str)
 @pytest.mark.usefixtures("blocks")
 def test_c2st_is_the_pipeline_written_out(classifier, model, shape, gram, monkeypatch):
-    monkeypatch.setattr(two_sample, "_GRAM", gram)
+    monkeypatch.setattr(classifiers, "_GRAM", gram)
     x, y = clouds(*shape)
     auc, accuracy, mean_auc = direct_c2st(x, y, model, 4, 2, 7)
     options = {"classifier": classifier, "folds": 4, "repeats": 2, "splitter_seed": 7}
@@ -192,8 +192,8 @@ def test_c2st_draws_its_folds_from_the_stream_where_no_seed_is_given():
 
 def test_the_median_is_exact_where_it_is_bracketed():
     z = np.random.default_rng(0).standard_cauchy(size=(1700, 2))
-    assert len(z) * (len(z) - 1) // 2 > 4 * two_sample._BLOCK
-    assert two_sample._median_squared_distance(z, len(z)) == np.median(pdist(z, "sqeuclidean"))
+    assert len(z) * (len(z) - 1) // 2 > 4 * pairs._BLOCK
+    assert pairs.median_squared_distance(z, len(z)) == np.median(pdist(z, "sqeuclidean"))
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 5, 60, 61, 62, 63])
@@ -207,7 +207,7 @@ def test_the_median_is_exact_with_ties_and_where_the_bracket_misses(n, kind):
         "periodic": np.stack([np.arange(n) % 2 * 100.0, rng.normal(size=n)], 1),
         "two clusters": np.repeat(rng.normal(size=(n, 2)), 2, axis=0)[:n] + np.arange(n)[:, None] // (n // 2) * 50,
     }[kind]
-    assert two_sample._median_squared_distance(z, n) == pytest.approx(np.median(pdist(z, "sqeuclidean")), rel=1e-12)
+    assert pairs.median_squared_distance(z, n) == pytest.approx(np.median(pdist(z, "sqeuclidean")), rel=1e-12)
 
 
 @given(st.integers(3, 200), st.integers(1, 2), st.integers(0, 2**31), st.floats(0, 6))
@@ -217,7 +217,7 @@ def test_order_statistics_by_tiles_are_those_of_all_pairs(n, dim, seed, spread):
     z = rng.normal(size=(n, dim)) * np.exp(spread * rng.normal(size=(n, 1)))
     every = pdist(z, "sqeuclidean")
     for low, high in ((0.0, np.inf), np.quantile(every, [0.2, 0.7]), np.quantile(every, [0.5, 0.5])):
-        below, kept = two_sample._ordered(z, low, high)
+        below, kept = pairs._ordered(z, low, high)
         assert below == np.sum(every < low)
         assert np.sort(kept) == pytest.approx(np.sort(every[(every >= low) & (every <= high)]), rel=1e-12)
 
@@ -227,10 +227,8 @@ def test_the_median_of_some_pairs_has_nearly_the_rank_of_that_of_all(kind, monke
     rng = np.random.default_rng(0)
     z = {"normal": rng.normal(size=(3000, 2)), "cauchy": rng.standard_cauchy(size=(3000, 2))}.get(kind)
     z = np.linspace(0, 1, 3000)[:, None] if z is None else z
-    monkeypatch.setattr(two_sample, "_EXACT", 1000)
-    assert np.mean(pdist(z, "sqeuclidean") < two_sample._median_squared_distance(z, 3000)) == pytest.approx(
-        0.5, abs=1e-3
-    )
+    monkeypatch.setattr(pairs, "_EXACT", 1000)
+    assert np.mean(pdist(z, "sqeuclidean") < pairs.median_squared_distance(z, 3000)) == pytest.approx(0.5, abs=1e-3)
 
 
 # Fast sums
@@ -255,26 +253,26 @@ def with_far_points(draw):
 def test_gaussian_sums_by_waves_are_the_double_sums(pair, multiples):
     x, y = pair
     gammas = [multiple * 2 / np.median(pdist(np.vstack(pair), "sqeuclidean")) for multiple in multiples]
-    direct = [two_sample._kernel_sums(two_sample._pairs(*z), gammas) for z in ((x,), (y,), (x, y))]
+    direct = [pairs._kernel_sums(pairs.pairs(*z), gammas) for z in ((x,), (y,), (x, y))]
     for far in range(3):
         radius = np.sort(np.abs(np.vstack(pair) - np.median(np.vstack(pair), axis=0)).max(1))[-1 - far]
         if max(math.prod(Waves((2 * radius,) * x.shape[1], gamma).counts) for gamma in gammas) > 10**6:
             continue
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(two_sample, "_core", lambda z, gammas, r=radius: (np.median(z, axis=0), r))
-            fast = two_sample._gaussian_sums(x, y, gammas)
+            patch.setattr(pairs, "_core", lambda z, gammas, r=radius: (np.median(z, axis=0), r))
+            fast = pairs.gaussian_sums(x, y, gammas)
         for ours, theirs, count in zip(fast, direct, (len(x) ** 2, len(y) ** 2, len(x) * len(y)), strict=True):
             assert ours == pytest.approx(theirs, rel=1e-12, abs=1e-13 * count)
 
 
 def test_waves_are_taken_where_they_are_cheaper():
     z = np.random.default_rng(0).normal(size=(3000, 2))
-    assert two_sample._core(z[:20], [1.0]) is None
-    assert two_sample._core(np.pad(z, [(0, 0), (0, 1)]), [1.0]) is None
-    assert two_sample._core(z, [1e12]) is None
-    whole = two_sample._core(z, [1.0])[1]
+    assert pairs._core(z[:20], [1.0]) is None
+    assert pairs._core(np.pad(z, [(0, 0), (0, 1)]), [1.0]) is None
+    assert pairs._core(z, [1e12]) is None
+    whole = pairs._core(z, [1.0])[1]
     z[:2] *= 1e9
-    assert two_sample._core(z, [1.0])[1] < whole + 1
+    assert pairs._core(z, [1.0])[1] < whole + 1
 
 
 @given(with_far_points())
@@ -282,10 +280,10 @@ def test_waves_are_taken_where_they_are_cheaper():
 def test_energy_by_projections_is_the_double_sum(pair):
     x, y = pair
     both = Evaluation(x, y, Rng(0))
-    exact = two_sample._energy(both)
+    exact = energy.energy_statistics(both)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(two_sample, "_DIRECT", {1: 0, 2: 0, 3: 0})
-        fast = two_sample._energy(both)
+        patch.setattr(energy, "_DIRECT", {1: 0, 2: 0, 3: 0})
+        fast = energy.energy_statistics(both)
     size = exact["V"] - exact["U"]  # that of null values
     tolerance = 1e-9 if x.shape[1] == 1 else 1e-3
     for statistic in ("U", "V"):
@@ -294,11 +292,11 @@ def test_energy_by_projections_is_the_double_sum(pair):
 
 def test_energy_by_projections_at_the_size_of_the_published_table():
     x, y = moons(5000), moons(5000, 1)
-    ours = two_sample._energy(Evaluation(x, y, Rng(0)))
+    ours = energy.energy_statistics(Evaluation(x, y, Rng(0)))
     norms = [np.linalg.norm(z - y.mean(0), axis=1) for z in (x, y)]
     centred = [z - y.mean(0) for z in (x, y)]
-    xx, yy = (two_sample._g_sum(z, norm) for z, norm in zip(centred, norms, strict=True))
-    xy = two_sample._g_sum(centred[0], norms[0], (centred[1], norms[1]))
+    xx, yy = (energy._g_sum(z, norm) for z, norm in zip(centred, norms, strict=True))
+    xy = energy._g_sum(centred[0], norms[0], (centred[1], norms[1]))
     exact = 2 * xy / 5000**2 - 2 * (xx + yy) / (5000 * 4999)
     assert ours["U"] == pytest.approx(exact, abs=1e-7)
 
@@ -307,7 +305,7 @@ def test_energy_by_projections_at_the_size_of_the_published_table():
 def test_energy_by_projections_in_more_dimensions_is_near(dim, monkeypatch):
     x, y = clouds(1500, 1500, dim)
     exact = value(Energy(), x, y)
-    monkeypatch.setattr(two_sample, "_DIRECT", {1: 0, 2: 0, 3: 0})
+    monkeypatch.setattr(energy, "_DIRECT", {1: 0, 2: 0, 3: 0})
     assert value(Energy(), x, y) == pytest.approx(exact, rel=0.02)
 
 
@@ -410,11 +408,11 @@ def test_no_value_depends_on_what_ran_before():
 
 def test_shared_work_is_done_once(monkeypatch):
     fits, passes = [], []
-    decision, pairs = two_sample._DECISIONS["svm"], two_sample._pairs
-    monkeypatch.setitem(two_sample._DECISIONS, "svm", lambda *a: fits.append(1) or decision(*a))
-    ordered = two_sample._ordered
-    monkeypatch.setattr(two_sample, "_pairs", lambda *a: passes.append(1) or pairs(*a))
-    monkeypatch.setattr(two_sample, "_ordered", lambda *a: passes.append(1) or ordered(*a))
+    decision, ordered, every = classifiers.CLASSIFIERS["svm"], pairs._ordered, pairs.pairs
+    monkeypatch.setitem(classifiers.CLASSIFIERS, "svm", lambda *a: fits.append(1) or decision(*a))
+    monkeypatch.setattr(pairs, "_ordered", lambda *a: passes.append(1) or ordered(*a))
+    for module in (pairs, energy):
+        monkeypatch.setattr(module, "pairs", lambda *a: passes.append(1) or every(*a))
     evaluation = Evaluation(*clouds(40, 50, 2), Rng(0))
     first = [metric(evaluation) for metric in (MMD(), Energy())]
     assert len(passes) == 7  # one for the median, three for the kernel, three for the distances
