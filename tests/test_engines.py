@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from small import METRICS, files, tiny
@@ -35,6 +36,26 @@ def test_an_engine_by_its_name_in_any_case(name):
     assert engine_of(name, jobs=3, cpus=0.5) == Ray(jobs=3, cpus=0.5)
     assert engine_of() == Local()
     assert engine_of(None, 2) == Local(jobs=2)
+
+
+def test_machines_that_are_gone_are_waited_for_a_minute(monkeypatch):
+    module, now, nodes = sys.modules[Ray.__module__], 0.0, []
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now))
+    work = object.__new__(module._Work)
+    work.engine, work.ray, work.there, work.looked = Ray(cpus=2), SimpleNamespace(nodes=lambda: nodes), now, now
+    big, small = ({"Alive": True, "Resources": {"CPU": cpus}} for cpus in (4.0, 1.0))
+    for now, nodes, lost in [  # noqa: B007
+        (50.0, [big, small], False),
+        (100.0, [small, big | {"Alive": False}], False),
+        (109.0, [big], False),
+        (170.0, [small], True),
+        (180.0, [big], False),
+        (239.0, [], False),
+        (247.0, [], True),
+    ]:
+        found = work._lost()
+        assert bool(found) == lost, (now, found)
+    assert found == "a task needs 2 cores and 0 GPUs, and no machine has them; there are: none"
 
 
 @pytest.mark.parametrize(

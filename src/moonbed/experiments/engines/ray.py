@@ -29,6 +29,8 @@ OFTEN = 0.25
 """Seconds between two looks at how far the tasks are."""
 GRACE = 20.0
 """Seconds that tasks have to save what they have, once they are interrupted."""
+LOST = 60.0
+"""Seconds without a machine that has room, after which no other one is waited for."""
 OBJECTS = 100 * 2**20
 """Bytes that a Ray begun here keeps in shared memory: results are small."""
 
@@ -72,7 +74,8 @@ class Ray(Engine):
         if not tasks:
             return
         ray = self._connect()
-        self._check_room(ray.nodes())
+        if lack := self.lack(ray.nodes()):
+            raise SpecError([lack])
         with parcels(tasks) as sent:
             yield from _Work(ray, self, sent).run()
 
@@ -104,15 +107,15 @@ class Ray(Engine):
             private.print_to_stdstream = _told
         return ray
 
-    def _check_room(self, nodes: Sequence[dict[str, Any]]) -> None:
-        """`SpecError` for a task that no machine has room for: it would wait for ever."""
+    def lack(self, nodes: Sequence[dict[str, Any]]) -> tuple[str, str] | None:
+        """What no living machine has, as (field, message): a task would wait for it for ever. None: one has room."""
         there = [node["Resources"] for node in nodes if node["Alive"]]
         if any(r.get("CPU", 0.0) >= self.cpus and r.get("GPU", 0.0) >= self.gpus for r in there):
-            return
+            return None
         words = [f"{r.get('CPU', 0.0):g} cores and {r.get('GPU', 0.0):g} GPUs" for r in there]
         short = "gpus" if any(r.get("CPU", 0.0) >= self.cpus for r in there) else "cpus"
         wanted = f"a task needs {self.cpus:g} cores and {self.gpus:g} GPUs"
-        raise SpecError([(short, f"{wanted}, and no machine has them; there are: {'; '.join(words) or 'none'}")])
+        return short, f"{wanted}, and no machine has them; there are: {'; '.join(words) or 'none'}"
 
 
 def _told(data: dict[str, Any], *_: Any, **__: Any) -> None:
@@ -161,6 +164,7 @@ class _Work:
         self.channel = ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=affinity)(_Channel).remote()
         self.asked: Any = None
         self.running: dict[Any, int] = {}
+        self.there = self.looked = time.monotonic()
 
     def run(self) -> Iterator[tuple[int, Any]]:
         """Hand over as many as may run at once, and yield what they say and return."""
@@ -172,6 +176,10 @@ class _Work:
                     self.running[self.work.remote(self.sent[index], index, self.channel)] = index
                 ready, _ = self.ray.wait([*self.running], timeout=OFTEN)
                 yield from self._said()
+                if lack := self._lost():
+                    failure = Failure(f"the machines of the cluster are gone: {lack}")
+                    yield from ((index, failure) for index in [*self.running.values(), *waiting])
+                    return
                 for ref in ready:
                     index, found = self.running[ref], self._returned(ref)
                     del self.running[ref]
@@ -192,6 +200,16 @@ class _Work:
             said = []
         self.asked = None
         return [(index, event) for index, event in said if index in self.running.values()]
+
+    def _lost(self) -> str | None:
+        """What has been lacking on all machines for so long that no result will come."""
+        now = time.monotonic()
+        if now < self.looked + LOST / 10:
+            return None
+        self.looked, lack = now, self.engine.lack(self.ray.nodes())
+        if lack is None:
+            self.there = now
+        return lack[1] if lack and now > self.there + LOST else None
 
     def _returned(self, ref: Any) -> list[Any]:
         errors = self.ray.exceptions
