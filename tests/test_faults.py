@@ -222,7 +222,7 @@ from moonbed import signals
 class Thing: pass
 
 try:
-    with signals.interrupting():
+    {begin}:
         thing = Thing()
         kept = weakref.ref(thing, lambda _: (os.kill(os.getpid(), signal.{name}), time.sleep(0)))
         del thing
@@ -232,11 +232,12 @@ except KeyboardInterrupt as stop:
 """
 
 
+@pytest.mark.parametrize("begin", ["with signals.interrupting()", "if signals.interrupt_once() is None"])
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_a_signal_in_a_callback_is_not_lost(name):
+def test_a_signal_in_a_callback_is_not_lost(name, begin):
     """Python cannot raise from there, and would go on as if nobody had asked."""
     found = subprocess.run(
-        [sys.executable, "-c", LOST.format(name=name)],
+        [sys.executable, "-c", LOST.format(name=name, begin=begin)],
         capture_output=True,
         text=True,
         timeout=PATIENCE,

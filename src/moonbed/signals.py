@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -50,15 +50,7 @@ def interrupting() -> Iterator[None]:
         raised.append(number)
         _stop(number, frame)
 
-    def lost(found: sys.UnraisableHookArgs) -> None:
-        if not isinstance(found.exc_value, KeyboardInterrupt):
-            report(found)
-        elif len(raised) == 1:
-            again = threading.Timer(0.05, os.kill, (os.getpid(), raised.pop()))
-            again.daemon = True
-            again.start()
-
-    sys.unraisablehook = lost
+    sys.unraisablehook = _sent_again(raised)
     for number, handler in before.items():
         if handler in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, stop)
@@ -71,14 +63,35 @@ def interrupting() -> Iterator[None]:
 
 
 def interrupt_once() -> None:
-    """The first of the signals raises, and those after it are ignored: a terminal and a parent both send one."""
+    """The first of the signals raises, and those after it are ignored: a terminal and a parent both send one.
+
+    For the rest of this process. As with `interrupting`, one that cannot be raised where it comes is sent again.
+    """
+    raised = list[int]()
 
     def first(number: int, frame: FrameType | None) -> None:
-        ignored()
-        _stop(number, frame)
+        if not raised:
+            raised.append(number)
+            _stop(number, frame)
 
+    sys.unraisablehook = _sent_again(raised)
     for number in (signal.SIGINT, *_ENDING):
         signal.signal(number, first)
+
+
+def _sent_again(raised: list[int]) -> Callable[[sys.UnraisableHookArgs], None]:
+    """A hook for exceptions that could not be raised: the first signal that was is sent again, and `raised` emptied."""
+    report = sys.unraisablehook
+
+    def lost(found: sys.UnraisableHookArgs) -> None:
+        if not isinstance(found.exc_value, KeyboardInterrupt):
+            report(found)
+        elif len(raised) == 1:
+            again = threading.Timer(0.05, os.kill, (os.getpid(), raised.pop()))
+            again.daemon = True
+            again.start()
+
+    return lost
 
 
 def ignored() -> None:
