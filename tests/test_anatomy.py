@@ -4,11 +4,12 @@ import json
 import math
 
 import pytest
+import scipy.stats
 from small import tiny
 
 from moonbed.component import SpecError
-from moonbed.experiments import process
-from moonbed.experiments.anatomy import PARTS, Anatomy, anatomy
+from moonbed.experiments import Store, process
+from moonbed.experiments.anatomy import PARTS, Anatomy, _above, anatomy, load_anatomy
 from moonbed.experiments.engines import Failure
 from moonbed.metrics.density import NLL
 from moonbed.metrics.model import Girsanov
@@ -70,6 +71,25 @@ def test_what_is_kept_is_not_computed_again(found, tmp_path, monkeypatch):
     monkeypatch.setattr(process, "advance", lambda *a: pytest.fail("trained again"))
     monkeypatch.setattr("moonbed.experiments.anatomy.generate", lambda *a: pytest.fail("sampled again"))
     assert taken(experiment, tmp_path).values == first.values
+
+
+def test_what_a_stranger_wrote_beside_the_causes_means_nothing(tmp_path):
+    """And numbers whose squares are beyond all numbers give an interval that says nothing, not an error."""
+    experiment, store = tiny(), Store(tmp_path)
+    huge = {name: [1e200, -1e200, 0.0] for name in PARTS[:-1]}
+    values = {"a": {**huge, "else": [{}, "x"], "total": None}, "b": {name: [1e-200, 2e-200] for name in PARTS[:-1]}}
+    folder = store.experiment(experiment)
+    folder.write_json("anatomy.json", {"repeats": 1, "seeds": 1, "values": values, "score_error": {}})
+    found = load_anatomy(store, experiment)
+    assert found.values["a"] == huge
+    assert found.parts["a"]["total"].interval == (-math.inf, math.inf)
+    assert found.parts["b"]["total"].value == 0
+
+
+def test_the_interval_of_a_difference_is_welchs():
+    a, b = [1.0, 2.0, 4.0], [0.3, 0.1, 0.9, 0.2, 0.4]
+    theirs = scipy.stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
+    assert _above(a, b).interval == pytest.approx((theirs.low, theirs.high), rel=1e-12)
 
 
 def test_several_seeds_are_several_trainings(tmp_path):

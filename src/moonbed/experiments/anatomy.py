@@ -159,8 +159,7 @@ def load_anatomy(store: Store, experiment: Experiment) -> Anatomy | None:
     if data is None:
         return None
     values = {
-        label: {link: [float(v) for v in found] for link, found in links.items()}
-        for label, links in data["values"].items()
+        label: {link: [float(v) for v in links[link]] for link in PARTS[:-1]} for label, links in data["values"].items()
     }
     curves = {
         link: {name: [float(v) for v in column] for name, column in curve.items()}
@@ -226,12 +225,14 @@ def _part(values: Sequence[float]) -> Part:
 def _above(values: Sequence[float], floor: Sequence[float]) -> Part:
     """Difference of two independent means, Student's t with the degrees of freedom of Welch (1947)."""
     (mean, sd), (base, base_sd) = spread(values), spread(floor)
-    a, b = (sd or 0.0) ** 2 / len(values), (base_sd or 0.0) ** 2 / len(floor)
+    sd, base_sd = sd or 0.0, base_sd or 0.0
+    a, b = sd * sd / len(values), base_sd * base_sd / len(floor)  # a power would raise where this is infinite
     if not math.isfinite(a + b) or a + b == 0:
         return Part(mean - base, (mean - base, mean - base) if a + b == 0 else (-math.inf, math.inf))
     from scipy.special import stdtrit
 
-    freedom = (a + b) ** 2 / (a**2 / max(1, len(values) - 1) + b**2 / max(1, len(floor) - 1))
+    u, v = a / (a + b), b / (a + b)
+    freedom = 1 / (u * u / max(1, len(values) - 1) + v * v / max(1, len(floor) - 1))
     half = float(stdtrit(freedom, 0.975)) * math.sqrt(a + b)
     return Part(mean - base, (mean - base - half, mean - base + half))
 
