@@ -12,6 +12,8 @@ pytest_plugins = ["browser"]
 
 # Tests run side by side: threads that wait for one another in every process would take the cores from all of them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray gives its workers a niceness of 15, at which other tests leave them nothing.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 
 def command(capsys, pages: bool):

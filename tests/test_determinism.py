@@ -24,7 +24,7 @@ from moonbed.diffusion.predictions import EDM
 from moonbed.diffusion.samplers import Churn, Heun
 from moonbed.experiments import Experiment, Store, run
 from moonbed.experiments.averaging import EMA
-from moonbed.experiments.engines import HERE, Engine, Local, Ray
+from moonbed.experiments.engines import HERE, Engine, Local
 from moonbed.experiments.floors import draw_floors
 from moonbed.experiments.judge import Judgement, judge
 from moonbed.experiments.train import State, train
@@ -121,15 +121,10 @@ def test_what_is_compared_would_show_one_bit(tmp_path):
 # Engines, calls, order
 
 
-ENGINES = {"four processes": Local(jobs=4), "Ray": Ray(jobs=2)}
-"""However experiments are given to processes; one in one call is the reference, and two are in test_run.py."""
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ENGINES)
-def test_engines(engine, reference, tmp_path):
-    """The experiments in reverse order too."""
-    assert differing(whole(tmp_path, ENGINES[engine], order=-1), reference) == []
+def test_four_processes(reference, tmp_path):
+    """However experiments are given to processes; two are in test_run.py, Ray in test_ray.py."""
+    assert differing(whole(tmp_path, Local(jobs=4), order=-1), reference) == []
 
 
 @pytest.mark.parametrize("threads", [2])

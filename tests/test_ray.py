@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from small import METRICS, files, usual_signals
+from test_determinism import content, differing
 
 from moonbed.component import _REGISTRY
 from moonbed.diffusion import Sampler
@@ -261,7 +262,9 @@ def test_ctrl_c_saves_what_runs_and_ends_all_processes(marked, file, experiments
 
 MANY = """
 import sys
+from pathlib import Path
 
+import test_determinism
 from small import METRICS, tiny
 
 from moonbed.diffusion.objectives import Progressive
@@ -269,17 +272,19 @@ from moonbed.diffusion.predictions import Velocity
 from moonbed.diffusion.samplers import Heun, Jump
 from moonbed.diffusion.schedules import Linear
 from moonbed.experiments import PRESETS, Store
-from moonbed.experiments.engines import engine_of
-from moonbed.experiments.engines import Failure
+from moonbed.experiments.engines import Failure, engine_of
 from moonbed.experiments.run import execute
 
 
-def work(folder, engine, jobs):
+def work(folder, name, jobs):
+    engine = engine_of(name, jobs=jobs)
     teacher = tiny("fast", training__schedule=Linear(), training__prediction=Velocity(), sampler=Heun(steps=4))
     taught = {"training.teacher": teacher.training, "training.objective": Progressive(steps=2), "sampler": Jump()}
     found = [tiny(name) for name in PRESETS] + [teacher.replace(**taught, **{"training.batch": b}) for b in (32, 64)]
-    for _, event in execute(found, METRICS, Store(folder), "cpu", engine_of(engine, jobs=jobs), draws=2):
+    for _, event in execute(found, METRICS, Store(folder), "cpu", engine, draws=2):
         assert not isinstance(event, Failure), event
+    test_determinism.whole(Path(folder), engine, order=-1)
+    return test_determinism.content(Path(folder))
 
 
 if __name__ == "__main__":
@@ -287,9 +292,9 @@ if __name__ == "__main__":
 """
 
 
-def test_every_preset_and_a_teacher_leave_the_same_bits(marked, tmp_path):
+def test_presets_a_teacher_many_metrics_and_floors_leave_the_same_bits(marked, tmp_path):
     exec(MANY, here := {"__name__": "here"})
-    here["work"](tmp_path / "local", "local", 1)
+    found = here["work"](tmp_path / "local", "local", 1)
     (tmp_path / "many.py").write_text(MANY)
     words = [sys.executable, str(tmp_path / "many.py"), str(tmp_path / "ray")]
     path = {"PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent)])}
@@ -297,6 +302,5 @@ def test_every_preset_and_a_teacher_leave_the_same_bits(marked, tmp_path):
     assert done.returncode == 0, done.stderr
     assert not done.stdout
     assert gone(marked)
-    found = files(tmp_path / "local", ENDS)
-    assert len(found) > 20
-    assert files(tmp_path / "ray", ENDS) == found
+    assert len(found) > 100
+    assert differing(content(tmp_path / "ray"), found) == []
