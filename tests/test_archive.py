@@ -179,6 +179,12 @@ def test_the_same_content_is_the_same_archive(kept, whole, tmp_path):
     assert packed(into, tmp_path / "again.zip", unfinished=True).read_bytes() == whole.read_bytes()
 
 
+def test_a_file_that_is_no_run_is_told_from_one(moonbed, tmp_path):
+    code, out, err = moonbed("export", "results.zip", "--store", tmp_path)
+    assert (code, out) == (2, "")
+    assert err == "moonbed: RUN: results.zip is a file and no run; to write it, --out results.zip\n"
+
+
 def test_commands_show_the_same_before_and_after(moonbed, kept, tmp_path):
     def shown(store):
         return [moonbed(*words, "--store", store)[:2] for words in (["table"], ["list", "runs"], ["table", "ddpm"])]

@@ -58,6 +58,8 @@ def export(
     from moonbed.export import FORMATS, check_free, find_run, write
     from moonbed.export import export as make
 
+    if files := [name for name in run if name.endswith(".zip")]:
+        raise SpecError([("RUN", f"{files[0]} is a file and no run; to write it, --out {files[0]}")])
     if format is None:
         whole = len(run) != 1 or unfinished or (out is not None and out.suffix == ".zip")
         format = RESULTS if whole else "diffusers"
