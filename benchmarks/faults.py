@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -87,7 +88,10 @@ def _import_all() -> None:
         redirect_stderr(nowhere),
         suppress(SystemExit),
     ):
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
         command(Path(warm))
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def line(count: Count) -> str:

@@ -97,11 +97,15 @@ def frequent() -> None:
 
 
 def command(root: Path) -> None:
-    """The same as a command, in this process: with its output, its messages and its exit status."""
-    from moonbed.cli import main
+    """The same as a command, in this process: with its output, its messages and its exit status.
+
+    At its end signals are ignored, as the command has it.
+    """
+    from moonbed.__main__ import main
 
     frequent()
-    main([*WORDS, "--jobs", "1", "--store", str(root)])
+    sys.argv[1:] = [*WORDS, "--jobs", "1", "--store", str(root)]
+    main()
 
 
 # Children
