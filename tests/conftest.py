@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import settings
 
 from moonbed.cli import main
 
 pytest_plugins = ["browser"]
+
+# The same examples each time; `--hypothesis-profile=default` draws others.
+settings.register_profile("fixed", derandomize=True)
+settings.load_profile("fixed")
 
 # Tests run side by side: threads that wait for one another in every process would take the cores from all of them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -120,8 +120,7 @@ class Changed(RuleBasedStateMachine):
     @rule(at=st.floats(0, 0.999), flip=st.integers(1, 255))
     def damage_the_index(self, at, flip):
         path = self.store.root / NAME
-        if path.is_file():
-            data = bytearray(path.read_bytes())
+        if path.is_file() and (data := bytearray(path.read_bytes())):
             data[int(at * len(data))] ^= flip
             path.write_bytes(data)
 
