@@ -176,14 +176,14 @@ class _Work:
                     self.running[self.work.remote(self.sent[index], index, self.channel)] = index
                 ready, _ = self.ray.wait([*self.running], timeout=OFTEN)
                 yield from self._said()
-                if lack := self._lost():
-                    failure = Failure(f"the machines of the cluster are gone: {lack}")
-                    yield from ((index, failure) for index in [*self.running.values(), *waiting])
-                    return
                 for ref in ready:
                     index, found = self.running[ref], self._returned(ref)
                     del self.running[ref]
                     yield from ((index, event) for event in found)
+                if lack := self._lost():
+                    failure = Failure(f"the machines of the cluster are gone: {lack}")
+                    yield from ((index, failure) for index in [*self.running.values(), *waiting])
+                    return
         finally:
             self._stop()
             self.ray.kill(self.channel)
